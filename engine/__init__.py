@@ -1,0 +1,1 @@
+"""The asynchronous engine: the only place with trio."""

@@ -1,0 +1,263 @@
+"""The errors of the whole engine, one tree on one page, classed by what the caller should do next.
+
+::
+
+    LadingError
+    |-- Refused          the request is well formed and the state says no: look, then ask differently
+    |   |-- NotFound         no such container, image, layer, ...
+    |   |-- Ambiguous        an id prefix that fits several
+    |   |-- AlreadyExists    a name that something else holds
+    |   |-- WrongPhase       the lifecycle does not allow it now
+    |   |-- Conflict         somebody else changed the stream first: read again and decide again
+    |   `-- InUse            something depends on it
+    |-- Invalid          the request itself is wrong: it will never succeed as it is
+    |-- ImageInvalid     an image, layer or archive is wrong
+    |   |-- DigestMismatch
+    |   `-- BadLayer
+    |-- CannotStart      the container's own command could not be executed (exit code 125, 126 or 127)
+    |-- HostError        the machine refused an operation: see ``hint``
+    |-- StoreBroken      the log could not be written; sticky until the store is opened again
+    |-- StoreCorrupt     what is on disk is not what was written
+    |-- StoreNewer       the store was written by a later release
+    `-- EngineClosed     the engine is closing or closed
+
+Every message says what, which, where, and what to do next; the facts are attributes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+__all__ = [
+    "AlreadyExists",
+    "Ambiguous",
+    "BadLayer",
+    "CannotStart",
+    "Conflict",
+    "DigestMismatch",
+    "EngineClosed",
+    "HostError",
+    "ImageInvalid",
+    "InUse",
+    "Invalid",
+    "LadingError",
+    "NotFound",
+    "Refused",
+    "StoreBroken",
+    "StoreCorrupt",
+    "StoreNewer",
+    "WrongPhase",
+]
+
+_error = attrs.define(auto_exc=True, eq=False, str=False, slots=False)
+
+
+class LadingError(Exception):
+    """The root of the tree; catch it to catch everything this package raises on purpose."""
+
+
+class Refused(LadingError):
+    """The state says no. Nothing was changed."""
+
+
+@_error
+class NotFound(Refused):
+    """``kind`` (container, image, ...) has nothing called ``name``."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"no such {self.kind}: {self.name}"
+
+
+@_error
+class Ambiguous(Refused):
+    """``prefix`` fits more than one id; ``matches`` has some of them."""
+
+    kind: str
+    prefix: str
+    matches: tuple[str, ...]
+
+    def __str__(self) -> str:
+        some = ", ".join(match[:12] for match in self.matches[:4])
+        return f"{self.kind} id prefix {self.prefix!r} is ambiguous: it fits {some}; give more characters"
+
+
+@_error
+class AlreadyExists(Refused):
+    """``name`` is taken by ``holder`` (an id)."""
+
+    kind: str
+    name: str
+    holder: str
+
+    def __str__(self) -> str:
+        return (
+            f"the {self.kind} name {self.name!r} is already in use by {self.holder[:12]}; "
+            f"remove or rename that {self.kind}, or choose another name"
+        )
+
+
+@_error
+class WrongPhase(Refused):
+    """Container ``container`` is in ``phase``, in which ``command`` is not allowed."""
+
+    container: str
+    phase: str
+    command: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        tail = f"; {self.hint}" if self.hint else ""
+        return f"cannot {self.command} container {self.container[:12]}: it is {self.phase}{tail}"
+
+
+@_error
+class Conflict(Refused):
+    """The stream is at version ``actual``; the append expected ``expected``. Nothing was appended."""
+
+    stream: str
+    expected: int
+    actual: int
+
+    def __str__(self) -> str:
+        return (
+            f"stream {self.stream} is at version {self.actual}, not {self.expected}: "
+            "it changed meanwhile; read it again and decide again"
+        )
+
+
+@_error
+class InUse(Refused):
+    """``name`` is used by ``users`` and so can't be removed, opened or replaced."""
+
+    kind: str
+    name: str
+    users: tuple[str, ...]
+    hint: str = ""
+
+    def __str__(self) -> str:
+        tail = f"; {self.hint}" if self.hint else ""
+        return f"{self.kind} {self.name} is in use by {', '.join(self.users)}{tail}"
+
+
+@_error
+class Invalid(LadingError):
+    """``field`` has a value that can never be right; ``why`` says what would be."""
+
+    field: str
+    value: object
+    why: str
+
+    def __str__(self) -> str:
+        shown = repr(self.value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        return f"invalid {self.field} {shown}: {self.why}"
+
+
+class ImageInvalid(LadingError):
+    """An image, layer or archive breaks its specification. Nothing of it is visible."""
+
+
+@_error
+class DigestMismatch(ImageInvalid):
+    """The bytes of ``blob`` hash to ``actual``, not to ``expected``."""
+
+    blob: str
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        return f"digest mismatch in {self.blob}: expected {self.expected}, got {self.actual}"
+
+
+@_error
+class BadLayer(ImageInvalid):
+    """The archive is corrupt or hostile at ``entry`` (bytes as in the archive, or empty) for ``why``."""
+
+    why: str
+    entry: bytes = b""
+
+    def __str__(self) -> str:
+        at = f" at entry {self.entry[:200]!r}" if self.entry else ""
+        return f"bad layer archive{at}: {self.why}"
+
+
+@_error
+class CannotStart(LadingError):
+    """The command of ``container`` could not be executed.
+
+    ``exit_code`` is Docker's: 127 when the executable is missing, 126 when it can't be executed, 125 for
+    any other failure of the engine or runtime before the command ran.
+    """
+
+    container: str
+    exit_code: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"container {self.container[:12]} could not start: {self.why}"
+
+
+@_error
+class HostError(LadingError):
+    """The machine refused operation ``op`` on ``path`` with ``errno``; ``hint`` says what to do next."""
+
+    op: str
+    path: str
+    errno: int
+    hint: str = ""
+
+    def __str__(self) -> str:
+        reason = f": {os.strerror(self.errno)}" if self.errno else ""
+        where = f" {self.path}" if self.path else ""
+        tail = f"; {self.hint}" if self.hint else ""
+        return f"cannot {self.op}{where}{reason}{tail}"
+
+
+@_error
+class StoreBroken(LadingError):
+    """A commit failed, so this process can't trust its store any more. Open the store again."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"the store is broken until it is opened again: {self.why}"
+
+
+@_error
+class StoreCorrupt(LadingError):
+    """The record or page at ``position`` (0 = not at a record) is not what was written."""
+
+    position: int
+    why: str
+
+    def __str__(self) -> str:
+        at = f" at position {self.position}" if self.position else ""
+        return f"the store is corrupt{at}: {self.why}"
+
+
+@_error
+class StoreNewer(LadingError):
+    """The store has format ``found``; this release reads up to ``supported``."""
+
+    path: str
+    found: int
+    supported: int
+
+    def __str__(self) -> str:
+        return (
+            f"the store {self.path} has format {self.found}, and this release reads up to {self.supported}: "
+            "install a newer lading"
+        )
+
+
+class EngineClosed(LadingError):
+    """The engine is closing or closed. Whatever was acknowledged before is on disk."""
+
+    def __str__(self) -> str:
+        return "the engine is closed; open it again"

@@ -1,0 +1,1 @@
+"""An asynchronous, event-sourced container engine."""

@@ -1,0 +1,1 @@
+"""Synchronous I/O: LMDB and files. Knows nothing of trio."""
