@@ -1,0 +1,151 @@
+"""The journal: the asynchronous face of the log, one writer thread with group commit.
+
+Appends that wait while a commit is being synced go together into the next one, so a hundred concurrent
+containers cost about as many syncs as one. The writer thread owns every write transaction; an LMDB write
+transaction used from two threads reports success and then wedges the store.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from lading.events.envelope import Actor, Proposed, Record
+from lading.events.errors import EngineClosed, LadingError, StoreBroken
+from lading.events.ids import CommandId
+from lading.storage.log import Append, Log
+
+__all__ = ["Journal", "open_journal"]
+
+_MOST = 1024
+"""Appends in one transaction; more wait for the next, which bounds the time to an answer."""
+
+
+@attrs.define(eq=False)
+class _Waiting:
+    append: Append
+    done: trio.Event
+    answer: tuple[Record, ...] | LadingError | None = None
+
+
+class Journal:
+    """Appends to the log, and tells who waits that it has grown. Use ``open_journal``."""
+
+    def __init__(self, log: Log, clock: Callable[[], int], new_id: Callable[[], str]) -> None:
+        self.log = log
+        self.clock = clock
+        self._new_id = new_id
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._token = trio.lowlevel.current_trio_token()
+        self._moved = trio.Event()
+        self._finished = trio.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._write, name="lading-journal", daemon=True)
+
+    @property
+    def position(self) -> int:
+        """The position of the last record that is on disk and whose writer has been answered."""
+        return self.log.position
+
+    async def append(
+        self,
+        events: Sequence[Proposed],
+        *,
+        actor: Actor,
+        command: CommandId,
+        cause: int = 0,
+    ) -> tuple[Record, ...]:
+        """Append ``events``, all or none, and return their records once they are on disk.
+
+        Raises what ``Log.append`` refuses with, ``StoreBroken``, or ``EngineClosed``. A cancel before this
+        has begun appends nothing; after that the append is carried out and the cancel is delivered at the
+        caller's next checkpoint.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed:
+            raise EngineClosed
+        ids = tuple(self._new_id() for _ in events)
+        append = Append(tuple(events), ids, self.clock(), actor, command, cause)
+        waiting = _Waiting(append, trio.Event())
+        self._queue.put(waiting)
+        with trio.CancelScope(shield=True):
+            await waiting.done.wait()
+        if isinstance(waiting.answer, LadingError):
+            raise waiting.answer
+        assert waiting.answer is not None
+        return waiting.answer
+
+    async def wait_past(self, position: int) -> None:
+        """Return once the log goes past ``position``; ``EngineClosed`` when it never will."""
+        while self.position <= position:
+            if self._closed:
+                raise EngineClosed
+            await self._moved.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _write(self) -> None:
+        stop = False
+        while not stop:
+            item = self._queue.get()
+            batch: list[_Waiting] = []
+            while True:
+                if item is None:
+                    stop = True
+                    break
+                batch.append(item)
+                if len(batch) == _MOST:
+                    break
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            if batch:
+                self._commit(batch)
+        self._token.run_sync_soon(self._finished.set)
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        answers: Sequence[tuple[Record, ...] | LadingError]
+        try:
+            answers = self.log.append([waiting.append for waiting in batch])
+        except LadingError as error:
+            answers = [error] * len(batch)
+        except Exception as error:
+            broken = StoreBroken(f"{type(error).__name__}: {error}")
+            broken.__cause__ = error
+            answers = [broken] * len(batch)
+        for waiting, answer in zip(batch, answers, strict=True):
+            waiting.answer = answer
+        self._token.run_sync_soon(self._deliver, batch)
+
+    def _deliver(self, batch: list[_Waiting]) -> None:
+        for waiting in batch:
+            waiting.done.set()
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+
+
+@asynccontextmanager
+async def open_journal(
+    log: Log,
+    clock: Callable[[], int] = time.time_ns,
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+) -> AsyncIterator[Journal]:
+    """A journal on ``log``. Leaving waits until every append that was accepted is answered."""
+    journal = Journal(log, clock, new_id)
+    journal._thread.start()
+    try:
+        yield journal
+    finally:
+        journal._closed = True
+        journal._queue.put(None)
+        with trio.CancelScope(shield=True):
+            await journal._finished.wait()
+        journal._thread.join()
+        journal._moved.set()

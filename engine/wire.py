@@ -1,0 +1,69 @@
+"""The messages between the engine and its keeper: msgpack maps, each after its length as a big-endian u32.
+
+Engine to keeper::
+
+    {op: "run", id, run, argv, log, output, exit, stdin, stop_signal, stop_timeout}
+    {op: "forget", id, run}       the exit is in the log: drop the run
+    {op: "watch", id, on}         tell, or stop telling, when output grows
+    {op: "policy", on_exit}       "leave" or "stop" the containers when the engine goes
+
+Keeper to engine::
+
+    {op: "hello", pid, runs: [{id, run, pid, ticks, exit?}]}       once, first
+    {op: "started", id, run, pid, ticks}
+    {op: "failed", id, run, why}
+    {op: "exited", id, run, code, at}
+    {op: "wrote", id}
+
+A connection whose first message is ``{op: "stdin", id}`` is not a control connection: the raw bytes that
+follow go to that container's standard input, with the pipe's own back-pressure; its end closes the input.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+from lading.events.errors import HostError
+
+__all__ = ["Decoder", "encode"]
+
+_LENGTH = struct.Struct(">I")
+_MOST = 16 << 20
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """``message`` as it goes over the socket."""
+    body: bytes = msgpack.packb(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Decoder:
+    """Bytes in, messages out; keeps at most one unfinished message."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """The messages that ``data`` completes. ``HostError`` if it can't be a message."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > _MOST:
+                raise HostError("read from the keeper", "", 0, f"a message of {length} bytes is not one of ours")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            message = msgpack.unpackb(bytes(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
+            yield message
+
+    @property
+    def rest(self) -> bytes:
+        """What came after the last whole message, taken out: the start of a raw stream."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest

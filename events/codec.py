@@ -1,0 +1,144 @@
+"""Records as bytes. Tags, schema versions and field order are the log's wire format: they only ever grow.
+
+A record is one msgpack array::
+
+    [1, position, stream, version, event id, time, [uid, gid, pid, client], command, cause,
+     tag, schema, [field, ...]]
+
+The stored value is these bytes followed by 32 bytes of chain: sha256(previous chain || record bytes); the
+chain before the first record is 32 zero bytes. ``tests/golden`` keeps bytes of every schema ever released.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import attrs
+import msgpack
+
+from lading.events import container, image, store
+from lading.events.envelope import Actor, Record
+from lading.events.errors import StoreCorrupt
+from lading.events.facts import Event
+from lading.events.ids import CommandId
+from lading.events.shapes import from_plain, to_plain
+
+__all__ = ["GENESIS", "SCHEMAS", "decode_record", "encode_record", "event_tag", "upcast"]
+
+GENESIS = bytes(32)
+"""The chain before the first record."""
+
+_CHAIN = 32
+_FORMAT = 1
+
+SCHEMAS: dict[str, tuple[type[Any], int]] = {
+    "store.created": (store.StoreCreated, 1),
+    "container.created": (container.Created, 1),
+    "container.start-requested": (container.StartRequested, 1),
+    "container.started": (container.Started, 1),
+    "container.start-failed": (container.StartFailed, 1),
+    "container.stop-requested": (container.StopRequested, 1),
+    "container.kill-requested": (container.KillRequested, 1),
+    "container.exited": (container.Exited, 1),
+    "container.renamed": (container.Renamed, 1),
+    "container.remove-requested": (container.RemoveRequested, 1),
+    "container.remove-failed": (container.RemoveFailed, 1),
+    "container.removed": (container.Removed, 1),
+    "layer.added": (image.LayerAdded, 1),
+    "image.added": (image.ImageAdded, 1),
+    "tag.set": (image.Tagged, 1),
+}
+"""Tag -> the class that holds it today, and that class's schema version."""
+
+UPCASTERS: dict[tuple[str, int], Callable[[list[Any]], list[Any]]] = {}
+"""(tag, schema) -> how its fields become those of schema + 1."""
+
+_TAG_OF = {cls: (tag, schema) for tag, (cls, schema) in SCHEMAS.items()}
+
+
+def event_tag(event: Event) -> str:
+    """The wire tag of ``event``, e.g. ``container.started``."""
+    return _TAG_OF[type(event)][0]
+
+
+def encode_record(record: Record, previous: bytes) -> tuple[bytes, bytes]:
+    """``(stored bytes, chain)`` of ``record`` after a record whose chain is ``previous``.
+
+    ``record.chain`` is not looked at: it is what this computes.
+    """
+    tag, schema = _TAG_OF[type(record.event)]
+    actor = record.actor
+    body = msgpack.packb(
+        (
+            _FORMAT,
+            record.position,
+            record.stream,
+            record.version,
+            record.event_id,
+            record.time,
+            (actor.uid, actor.gid, actor.pid, actor.client),
+            record.command,
+            record.cause,
+            tag,
+            schema,
+            to_plain(record.event),
+        )
+    )
+    chain = hashlib.sha256(previous + body).digest()
+    return body + chain, chain
+
+
+def decode_record(stored: bytes, position: int, previous: bytes | None = None) -> Record:
+    """The record stored at ``position``; with ``previous``, its chain is checked too.
+
+    Raises ``StoreCorrupt`` naming the position for anything that is not exactly what was written.
+    """
+    body, chain = stored[:-_CHAIN], stored[-_CHAIN:]
+    if previous is not None and hashlib.sha256(previous + body).digest() != chain:
+        raise StoreCorrupt(position, "its hash does not follow from the record before it")
+    try:
+        form, at, stream, version, event_id, time, actor, command, cause, tag, schema, fields = msgpack.unpackb(
+            body, strict_map_key=True
+        )
+        if form != _FORMAT or at != position:
+            raise ValueError(f"it says format {form}, position {at}")
+        event = _decode_event(tag, schema, fields)
+        who = Actor(*actor)
+    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
+        raise StoreCorrupt(position, f"it can't be decoded: {error}") from error
+    return Record(position, stream, version, event_id, time, who, CommandId(command), cause, event, chain)
+
+
+def upcast(tag: str, schema: int, fields: list[Any]) -> list[Any]:
+    """``fields`` of ``tag`` at ``schema``, brought to today's schema step by step."""
+    today = SCHEMAS[tag][1]
+    if schema > today:
+        raise ValueError(f"{tag} has schema {schema}, and this release reads up to {today}")
+    for step in range(schema, today):
+        fields = UPCASTERS[tag, step](fields)
+    return fields
+
+
+def _decode_event(tag: str, schema: int, fields: list[Any]) -> Event:
+    cls, today = SCHEMAS[tag]
+    if schema != today:
+        fields = upcast(tag, schema, fields)
+    return cast("Event", from_plain(cls, fields))
+
+
+def encode_state(state: attrs.AttrsInstance) -> bytes:
+    """A view's value as bytes: the same form as an event's fields, without an envelope."""
+    return cast("bytes", msgpack.packb(to_plain(state)))
+
+
+def decode_state(cls: type[Any], stored: bytes) -> Any:
+    """The inverse of ``encode_state``."""
+    return from_plain(cls, msgpack.unpackb(stored))
+
+
+def fields_of(event: Event) -> Iterator[tuple[str, Any]]:
+    """Name and value of each field of ``event``, in wire order."""
+    for field in attrs.fields(type(event)):
+        yield field.name, getattr(event, field.name)

@@ -1,0 +1,316 @@
+"""The container's lifecycle.
+
+Two rules hold the whole of it:
+
+1. A container is in exactly one phase, and only an event listed for that phase in ``LIFECYCLE`` can change
+   it. Nothing else in the project compares phases to decide what may happen; what is not in the table is
+   refused, and a refused event changes nothing.
+2. A decision is not an outcome. ``StartRequested`` says that somebody may start the container and that the
+   engine will try; ``Started`` or ``StartFailed`` says what came of it. Between the two, after a crash, the
+   log alone tells that something was under way, and recovery appends the outcome that is missing.
+
+::
+
+                    StartRequested          Started            StopRequested
+          CREATED ----------------> STARTING -------> RUNNING ---------------> STOPPING
+             |                       |  ^                |                        |
+             |           StartFailed |  | StartRequested | Exited                 | Exited
+             |                       v  |                v                        |
+             |                      STOPPED <------------+------------------------+
+             |                         |
+             | RemoveRequested         | RemoveRequested (with force: from any phase that has a process, too)
+             v                         v
+          REMOVING ------------------------------> DELETED
+             |  ^           Removed
+RemoveFailed v  | RemoveRequested
+            DEAD
+
+The words users see are Docker's: ``status`` maps a state to them (a stopped container that never ran is
+``created``; one that ran is ``exited``).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias, assert_never
+
+import attrs
+
+from lading.events.errors import WrongPhase
+from lading.events.ids import ContainerId
+from lading.events.spec import ContainerSpec, ProcessId
+
+__all__ = [
+    "LIFECYCLE",
+    "LIVE",
+    "ContainerEvent",
+    "ContainerState",
+    "Created",
+    "Exited",
+    "KillRequested",
+    "Phase",
+    "RemoveFailed",
+    "RemoveRequested",
+    "Removed",
+    "Renamed",
+    "StartFailed",
+    "StartRequested",
+    "Started",
+    "StopRequested",
+    "advance",
+    "evolve",
+    "status",
+]
+
+
+class Phase(enum.StrEnum):
+    """Where a container is in its life."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    REMOVING = "removing"
+    DEAD = "dead"
+    DELETED = "deleted"
+
+
+@attrs.frozen
+class Created:
+    """The container exists, with this recipe and name. Its writable layer is made at its first start."""
+
+    container: ContainerId
+    name: str
+    spec: ContainerSpec
+
+
+@attrs.frozen
+class StartRequested:
+    """Intent: run number ``run`` (from 1) will be tried."""
+
+    run: int
+
+
+@attrs.frozen
+class Started:
+    """Outcome: the container's command was executed as ``process``."""
+
+    run: int
+    process: ProcessId
+
+
+@attrs.frozen
+class StartFailed:
+    """Outcome: the command was never executed. ``exit_code`` as in ``CannotStart``; ``why`` is for people."""
+
+    run: int
+    exit_code: int
+    why: str
+
+
+@attrs.frozen
+class StopRequested:
+    """Intent: ``signal`` now, SIGKILL after ``timeout`` seconds (negative: never)."""
+
+    signal: str
+    timeout: int
+
+
+@attrs.frozen
+class KillRequested:
+    """Intent: ``signal`` is sent to the container's first process, nothing more."""
+
+    signal: str
+
+
+@attrs.frozen
+class Exited:
+    """Outcome: run ``run`` is over.
+
+    ``exit_code``: 0 to 255, 128 + n for death by signal n, and None when nobody was there to see it: unknown
+    is never told as 0. ``at``: when, nanoseconds UTC, by the clock of who saw it; 0 if nobody did. ``why``
+    is empty for an exit that was seen, and says how the rest are known.
+    """
+
+    run: int
+    exit_code: int | None
+    at: int
+    why: str = ""
+
+
+@attrs.frozen
+class Renamed:
+    """The container's name changed from ``old`` to ``new``."""
+
+    old: str
+    new: str
+
+
+@attrs.frozen
+class RemoveRequested:
+    """Intent: the container and its writable layer will go; with ``force``, its process is killed first."""
+
+    force: bool
+
+
+@attrs.frozen
+class RemoveFailed:
+    """Outcome: the container is not gone, for ``why``. Remove it again."""
+
+    why: str
+
+
+@attrs.frozen
+class Removed:
+    """Outcome: the container, its writable layer and its logs are gone. ``name`` is free again."""
+
+    name: str
+
+
+ContainerEvent: TypeAlias = (
+    Created
+    | StartRequested
+    | Started
+    | StartFailed
+    | StopRequested
+    | KillRequested
+    | Exited
+    | Renamed
+    | RemoveRequested
+    | RemoveFailed
+    | Removed
+)
+
+LIFECYCLE: dict[Phase | None, dict[type[ContainerEvent], Phase]] = {
+    None: {Created: Phase.CREATED},
+    Phase.CREATED: {
+        StartRequested: Phase.STARTING,
+        Renamed: Phase.CREATED,
+        RemoveRequested: Phase.REMOVING,
+    },
+    Phase.STARTING: {
+        Started: Phase.RUNNING,
+        StartFailed: Phase.STOPPED,
+        Renamed: Phase.STARTING,
+    },
+    Phase.RUNNING: {
+        StopRequested: Phase.STOPPING,
+        KillRequested: Phase.RUNNING,
+        Exited: Phase.STOPPED,
+        Renamed: Phase.RUNNING,
+        RemoveRequested: Phase.REMOVING,
+    },
+    Phase.STOPPING: {
+        StopRequested: Phase.STOPPING,
+        KillRequested: Phase.STOPPING,
+        Exited: Phase.STOPPED,
+        Renamed: Phase.STOPPING,
+        RemoveRequested: Phase.REMOVING,
+    },
+    Phase.STOPPED: {
+        StartRequested: Phase.STARTING,
+        Renamed: Phase.STOPPED,
+        RemoveRequested: Phase.REMOVING,
+    },
+    Phase.REMOVING: {
+        Exited: Phase.REMOVING,
+        Removed: Phase.DELETED,
+        RemoveFailed: Phase.DEAD,
+    },
+    Phase.DEAD: {
+        RemoveRequested: Phase.REMOVING,
+        Renamed: Phase.DEAD,
+    },
+    Phase.DELETED: {},
+}
+
+LIVE: frozenset[Phase] = frozenset({Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+"""The phases in which the container has or may have a process; ``ContainerState.process`` is the fact."""
+
+
+@attrs.frozen
+class ContainerState:
+    """A container as it is now: the fold of its stream.
+
+    Times are nanoseconds UTC, 0 for never. ``run`` counts starts that were asked for. ``process`` is set
+    while a run's process is believed alive. ``exit_code`` is the last run's (None: unknown, or never ran).
+    """
+
+    id: ContainerId
+    name: str
+    spec: ContainerSpec
+    phase: Phase
+    version: int
+    created_at: int
+    run: int = 0
+    process: ProcessId | None = None
+    started_at: int = 0
+    finished_at: int = 0
+    exit_code: int | None = None
+    error: str = ""
+
+
+def advance(phase: Phase | None, event: type[ContainerEvent]) -> Phase | None:
+    """The phase after ``event`` in ``phase`` (None before the container exists), or None: not allowed."""
+    return LIFECYCLE[phase].get(event)
+
+
+def evolve(state: ContainerState | None, event: ContainerEvent, time: int) -> ContainerState:
+    """The state after ``event``, recorded at ``time``. ``WrongPhase`` if the table doesn't have it."""
+    phase = advance(state.phase if state else None, type(event))
+    if phase is None:
+        who, where = (state.id, str(state.phase)) if state else ("?", "absent")
+        raise WrongPhase(who, where, f"record {type(event).__name__} for")
+    if isinstance(event, Created):
+        return ContainerState(event.container, event.name, event.spec, phase, 1, time)
+    assert state is not None
+    version = state.version + 1
+    match event:
+        case StartRequested():
+            return attrs.evolve(state, phase=phase, version=version, run=event.run, error="")
+        case Started():
+            return attrs.evolve(
+                state, phase=phase, version=version, process=event.process, started_at=time, exit_code=None
+            )
+        case StartFailed():
+            return attrs.evolve(state, phase=phase, version=version, exit_code=event.exit_code, error=event.why)
+        case Exited():
+            return attrs.evolve(
+                state,
+                phase=phase,
+                version=version,
+                process=None,
+                exit_code=event.exit_code,
+                finished_at=event.at or time,
+                error=event.why,
+            )
+        case Renamed():
+            return attrs.evolve(state, phase=phase, version=version, name=event.new)
+        case RemoveFailed():
+            return attrs.evolve(state, phase=phase, version=version, error=event.why)
+        case StopRequested() | KillRequested() | RemoveRequested() | Removed():
+            return attrs.evolve(state, phase=phase, version=version)
+        case _:
+            assert_never(event)
+
+
+_STATUS = {
+    Phase.CREATED: "created",
+    Phase.STARTING: "created",
+    Phase.RUNNING: "running",
+    Phase.STOPPING: "running",
+    Phase.STOPPED: "exited",
+    Phase.REMOVING: "removing",
+    Phase.DEAD: "dead",
+    Phase.DELETED: "removing",
+}
+
+
+def status(state: ContainerState) -> str:
+    """Docker's word for it: created, running, exited, removing or dead."""
+    word = _STATUS[state.phase]
+    never_ran = state.started_at == 0
+    return (
+        "created" if word == "exited" and never_ran else "exited" if word == "created" and not never_ran else word
+    )

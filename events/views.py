@@ -1,0 +1,167 @@
+"""The views: what the engine knows, each a fold of the log and nothing else.
+
+``project`` is the one definition of how a record changes them. The log applies it inside the transaction
+that appends the record, and again, from position 1, when the views are rebuilt or verified: both must give
+the same bytes. Names are claimed here, too, so that two containers can't get one name in one transaction.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar, assert_never, cast
+
+import attrs
+
+from lading.events.container import (
+    ContainerEvent,
+    ContainerState,
+    Created,
+    Exited,
+    KillRequested,
+    Removed,
+    RemoveFailed,
+    RemoveRequested,
+    Renamed,
+    Started,
+    StartFailed,
+    StartRequested,
+    StopRequested,
+    evolve,
+)
+from lading.events.envelope import Record
+from lading.events.errors import AlreadyExists
+from lading.events.ids import ContainerId
+from lading.events.image import ImageAdded, ImageState, LayerAdded, LayerState, Tagged, TagState
+from lading.events.store import StoreCreated
+
+__all__ = [
+    "CONTAINERS",
+    "IMAGES",
+    "LAYERS",
+    "NAMES",
+    "TAGS",
+    "VIEWS",
+    "NameState",
+    "View",
+    "Views",
+    "project",
+]
+
+S = TypeVar("S")
+
+
+@attrs.frozen(eq=False)
+class View(Generic[S]):
+    """A table of states by key. ``schema`` goes up whenever the bytes of a state would change."""
+
+    name: str
+    state: type[S]
+    schema: int = 1
+
+
+@attrs.frozen
+class NameState:
+    """Whose name it is."""
+
+    container: ContainerId
+
+
+CONTAINERS = View("container", ContainerState)
+"""Container id -> its state, until it is deleted."""
+NAMES = View("container-name", NameState)
+"""Container name -> whose it is."""
+IMAGES = View("image", ImageState)
+"""Image id -> its state."""
+LAYERS = View("layer", LayerState)
+"""Chain id -> its state."""
+TAGS = View("tag", TagState)
+"""Full tag name -> the image it points at."""
+
+VIEWS: tuple[View[Any], ...] = (CONTAINERS, NAMES, IMAGES, LAYERS, TAGS)
+
+
+class Views(Protocol):
+    """Where states are kept: LMDB, or a dict while views are rebuilt aside."""
+
+    def get(self, view: View[S], key: str) -> S | None:
+        """The state at ``key``, or None."""
+
+    def put(self, view: View[S], key: str, state: S) -> None:
+        """Set the state at ``key``."""
+
+    def delete(self, view: View[S], key: str) -> None:
+        """Forget ``key``."""
+
+
+def project(record: Record, views: Views) -> None:
+    """Bring ``views`` from just before ``record`` to just after it.
+
+    Raises ``AlreadyExists`` or ``WrongPhase`` for an event that can't happen there; what it has put by then
+    must be thrown away by the caller.
+    """
+    event = record.event
+    match event:
+        case Created():
+            _claim(views, event.name, event.container)
+            views.put(CONTAINERS, event.container, evolve(None, event, record.time))
+        case Removed():
+            container = _container(record)
+            _advance(views, container, record)
+            views.delete(NAMES, event.name)
+            views.delete(CONTAINERS, container)
+        case Renamed():
+            container = _container(record)
+            _claim(views, event.new, container)
+            views.delete(NAMES, event.old)
+            views.put(CONTAINERS, container, _advance(views, container, record))
+        case (
+            StartRequested()
+            | Started()
+            | StartFailed()
+            | StopRequested()
+            | KillRequested()
+            | Exited()
+            | RemoveRequested()
+            | RemoveFailed()
+        ):
+            container = _container(record)
+            views.put(CONTAINERS, container, _advance(views, container, record))
+        case LayerAdded():
+            views.put(LAYERS, event.chain, LayerState(**attrs.asdict(event)))
+        case ImageAdded():
+            layers = [views.get(LAYERS, chain) for chain in event.layers]
+            size = sum(layer.disk_bytes for layer in layers if layer is not None)
+            fields = {field.name: getattr(event, field.name) for field in attrs.fields(ImageAdded)}
+            views.put(IMAGES, event.image, ImageState(**fields, added_at=record.time, size=size))
+        case Tagged():
+            _tag(views, event, record.time)
+        case StoreCreated():
+            pass
+        case _:
+            assert_never(event)
+
+
+def _container(record: Record) -> ContainerId:
+    return ContainerId(record.stream.removeprefix("container/"))
+
+
+def _advance(views: Views, container: ContainerId, record: Record) -> ContainerState:
+    event = cast("ContainerEvent", record.event)  # project has matched it
+    return evolve(views.get(CONTAINERS, container), event, record.time)
+
+
+def _claim(views: Views, name: str, container: ContainerId) -> None:
+    holder = views.get(NAMES, name)
+    if holder is not None and holder.container != container:
+        raise AlreadyExists("container", name, holder.container)
+    views.put(NAMES, name, NameState(container))
+
+
+def _tag(views: Views, event: Tagged, time: int) -> None:
+    before = views.get(IMAGES, event.previous) if event.previous else None
+    if before is not None and event.previous != event.image:
+        left = tuple(tag for tag in before.tags if tag != event.name)
+        views.put(IMAGES, event.previous, attrs.evolve(before, tags=left))
+    now = views.get(IMAGES, event.image)
+    if now is not None and event.name not in now.tags:
+        views.put(IMAGES, event.image, attrs.evolve(now, tags=tuple(sorted((*now.tags, event.name)))))
+    views.put(TAGS, event.name, TagState(event.name, event.image, time))

@@ -1,0 +1,218 @@
+"""The store: one directory that holds everything, owned by one process at a time.
+
+::
+
+    ROOT/                     0700
+        lock                  held (flock) by the owner, whose pid it contains
+        store.json            the store's identity and format; written once, after the log exists
+        log/                  LMDB: data.mdb, lock.mdb
+        blobs/sha256/<hex>    contents by digest
+        layers/<hex>/         unpacked read-only layers by chain id
+        containers/<id>/      upper, work: the writable layer; output: what it printed; exit: how it ended
+        staging/<random>/     what is being made; nothing here is in the log
+        trash/<random>/       what is being deleted; nothing here is in the log any more
+    RUN/                      /run/lading/<hash of the root's device and inode>: sockets, mounts, bundles
+
+Files come first, then the event that names them; removal is intent, rename into trash, outcome, delete. So
+whatever is here and not in the log is an orphan of a crash, and ``sweep`` deletes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+import attrs
+
+from lading.events.errors import HostError, InUse, StoreCorrupt, StoreNewer
+from lading.storage.environment import FORMAT, open_log
+from lading.storage.log import Log
+
+__all__ = ["Paths", "Store", "open_store", "read_log"]
+
+_RUN = Path("/run/lading")
+
+
+@attrs.frozen
+class Paths:
+    """Where everything of one store is."""
+
+    root: Path
+    run: Path
+
+    @property
+    def log(self) -> Path:
+        """The LMDB environment."""
+        return self.root / "log"
+
+    @property
+    def blobs(self) -> Path:
+        """Blobs by sha256."""
+        return self.root / "blobs" / "sha256"
+
+    @property
+    def layers(self) -> Path:
+        """Unpacked layers."""
+        return self.root / "layers"
+
+    @property
+    def containers(self) -> Path:
+        """The containers' directories."""
+        return self.root / "containers"
+
+    @property
+    def staging(self) -> Path:
+        """What is being made."""
+        return self.root / "staging"
+
+    @property
+    def trash(self) -> Path:
+        """What is being deleted."""
+        return self.root / "trash"
+
+    @property
+    def keeper_socket(self) -> Path:
+        """Where the keeper listens."""
+        return self.run / "keeper.sock"
+
+    def layer(self, chain: str) -> Path:
+        """The directory of the layer ``chain``."""
+        return self.layers / chain.removeprefix("sha256:")
+
+    def container(self, container: str) -> Path:
+        """The directory of ``container`` that outlives a reboot."""
+        return self.containers / container
+
+    def bundle(self, container: str) -> Path:
+        """The directory of ``container`` that lives as long as one run: bundle, mount point, private files."""
+        return self.run / "bundles" / container
+
+    def discard(self, path: Path) -> None:
+        """Rename ``path`` into the trash, where it is invisible at once and deleted later; fine if absent."""
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(self.trash / secrets.token_hex(8))
+
+
+class Store:
+    """An open store, owned by this process until ``close``."""
+
+    def __init__(self, paths: Paths, log: Log, identity: str, lock: int, created: bool) -> None:
+        self.paths = paths
+        self.log = log
+        self.identity = identity
+        self.created = created
+        self._lock = lock
+
+    def close(self) -> None:
+        """Close the log and give the store up. Idempotent."""
+        if self._lock >= 0:
+            self.log.close()
+            os.close(self._lock)
+            self._lock = -1
+
+
+def locate(root: Path) -> Paths:
+    """The paths of the store at ``root``, which must exist.
+
+    The run directory is named by the root directory's device and inode, so that a copied store gets
+    another one, and a renamed one keeps its own.
+    """
+    status = root.stat()
+    name = hashlib.sha256(f"{status.st_dev}:{status.st_ino}".encode()).hexdigest()[:16]
+    return Paths(root, _RUN / name)
+
+
+def open_store(root: Path) -> Store:
+    """Own the store at ``root``, which is made if it isn't there (its parent must be).
+
+    Raises ``InUse`` if another process owns it, ``StoreNewer``, ``StoreCorrupt``, ``HostError``. A crash at
+    any point leaves a directory that opens: the identity file comes last, and without it there is no log.
+    """
+    try:
+        root.mkdir(mode=0o700, exist_ok=True)
+        root = root.resolve(strict=True)
+        root.chmod(0o700)
+        lock = _own(root)
+    except OSError as error:
+        raise HostError("open the store at", os.fspath(root), error.errno or 0, "choose another root") from error
+    try:
+        return _open_owned(root, lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def read_log(root: Path) -> Log:
+    """The log of the store at ``root``, to read only; its owner may be running. ``HostError`` if there is none."""
+    if not (root / "store.json").exists():
+        raise HostError("read the log of", os.fspath(root), 2, "no store is there; name one with --root")
+    _identity(root / "store.json")
+    return open_log(root / "log", readonly=True)
+
+
+def _own(root: Path) -> int:
+    lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise InUse(
+            "store", os.fspath(root), (f"process {owner}",), "talk to it over its socket, or stop it first"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _open_owned(root: Path, lock: int) -> Store:
+    paths = locate(root)
+    for directory in (paths.log, paths.blobs, paths.layers, paths.containers, paths.staging, paths.trash):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for directory in (_RUN, paths.run, paths.run / "bundles"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    marker = root / "store.json"
+    if marker.exists():
+        identity = _identity(marker)
+        if not (paths.log / "data.mdb").exists() or (paths.log / "data.mdb").stat().st_size == 0:
+            raise StoreCorrupt(0, f"the store at {root} has lost its log; restore log/data.mdb from a backup")
+        return Store(paths, open_log(paths.log), identity, lock, created=False)
+    # Without an identity no record was ever acknowledged: start over.
+    for left in ("data.mdb", "lock.mdb"):
+        (paths.log / left).unlink(missing_ok=True)
+    identity = secrets.token_hex(16)
+    return Store(paths, open_log(paths.log, identity), identity, lock, created=True)
+
+
+def seal_identity(store: Store) -> None:
+    """Write the store's identity, durably. Call once the first record is in the log of a created store."""
+    root = store.paths.root
+    new = root / "store.json.new"
+    with new.open("w") as file:
+        json.dump({"store": store.identity, "format": FORMAT}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(root / "store.json")
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _identity(marker: Path) -> str:
+    try:
+        content = json.loads(marker.read_bytes())
+        identity, form = content["store"], content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreCorrupt(0, f"{marker} can't be read: {error}") from error
+    if type(form) is not int or type(identity) is not str:
+        raise StoreCorrupt(0, f"{marker} has neither a store nor a format")
+    if form > FORMAT:
+        raise StoreNewer(os.fspath(marker.parent), form, FORMAT)
+    return identity
