@@ -35,7 +35,7 @@ import trio
 from lading.engine import wire
 from lading.storage.inotify import Watch
 from lading.storage.output import CHUNK, append_chunk
-from lading.storage.procfs import has_executed, set_child_subreaper, start_ticks
+from lading.storage.procfs import boot_id, has_executed, set_child_subreaper, start_ticks
 
 __all__ = ["Keeper", "main"]
 
@@ -59,7 +59,9 @@ class _Run:
     stop_signal: int
     stop_timeout: float
     runtime: int
+    output_path: str
     output: int
+    output_start: int
     stdin: trio.lowlevel.FdStream | None
     pid_known: trio.Event = attrs.field(factory=trio.Event)
     pid: int = 0
@@ -177,6 +179,8 @@ class Keeper:
                 run = self._runs.get(message["id"])
                 if run is not None:
                     run.watched = message["on"]
+                    if run.watched:  # what came before the request was heard counts, too
+                        self._tell({"op": "wrote", "id": run.id})
             case "policy":
                 self._on_exit = message["on_exit"]
 
@@ -233,9 +237,12 @@ class Keeper:
             message["stop_signal"],
             message["stop_timeout"],
             runtime,
+            message["output"],
             output,
+            os.fstat(output).st_size,
             stdin,
         )
+        run.watched = message["watch"]
         self._runs[run.id] = run
         pidfd = os.pidfd_open(runtime)
         try:
@@ -315,12 +322,15 @@ class Keeper:
             self._read_pid(run)
             why = _failure(run, code)
             if why is not None:
+                with contextlib.suppress(OSError):
+                    os.truncate(run.output_path, run.output_start)  # what the runtime said is no output
                 del self._runs[run.id]
                 self._tell({"op": "failed", "id": run.id, "run": run.run, "why": why})
                 self._leave_if_idle()
                 return
             self._started(run)
         run.exit = {"run": run.run, "code": code, "at": time.time_ns(), "pid": run.pid, "ticks": run.ticks}
+        run.exit["boot"] = boot_id()
         _write_record(run.exit_path, run.exit, sync=self._send is None)
         self._tell({"op": "exited", "id": run.id, "run": run.run, "code": code, "at": run.exit["at"]})
         self._leave_if_idle()

@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from lading.engine import wire
+from lading.engine.nursery import open_bare_nursery
 from lading.events.errors import HostError
 from lading.storage.store import Paths
 
@@ -94,7 +95,7 @@ class Link:
             await self.connect()
         kept = KeptRun(message["id"], message["run"])
         self._runs[kept.id] = kept
-        self._post({"op": "run", **message})
+        self._post({"op": "run", "watch": kept.id in self._watchers, **message})
         return kept
 
     def forget(self, kept: KeptRun) -> None:
@@ -264,7 +265,7 @@ class Link:
 @asynccontextmanager
 async def open_link(paths: Paths, on_exit: str) -> AsyncIterator[Link]:
     """A link for the store at ``paths``; not connected yet. Leaving hangs up and leaves the runs to the keeper."""
-    async with trio.open_nursery() as nursery:
+    async with open_bare_nursery() as nursery:
         link = Link(paths, on_exit, nursery)
         try:
             yield link

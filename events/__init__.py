@@ -1,1 +1,18 @@
 """The pure core: values in, values out; no clock, no randomness, no I/O."""
+
+from lading.events.container import *
+from lading.events.container import __all__ as _container
+from lading.events.envelope import *
+from lading.events.envelope import __all__ as _envelope
+from lading.events.errors import *
+from lading.events.errors import __all__ as _errors
+from lading.events.ids import *
+from lading.events.ids import __all__ as _ids
+from lading.events.image import *
+from lading.events.image import __all__ as _image
+from lading.events.spec import *
+from lading.events.spec import __all__ as _spec
+from lading.events.store import *
+from lading.events.store import __all__ as _store
+
+__all__ = [*_container, *_envelope, *_errors, *_ids, *_image, *_spec, *_store]

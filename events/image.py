@@ -43,7 +43,8 @@ class LayerAdded:
     """A layer is unpacked, synced to disk and usable.
 
     ``parent`` is the chain id of the layer below, empty for the lowest. ``size``: bytes of the
-    uncompressed archive. ``disk_bytes``: what the unpacked tree occupies, as ``du`` counts.
+    uncompressed archive. ``disk_bytes``: what the unpacked tree occupies, as ``du`` counts. ``opaque``: it
+    hides every layer below it (a ``.wh..wh..opq`` in its root), which the kernel leaves to us.
     """
 
     chain: ChainId
@@ -52,6 +53,7 @@ class LayerAdded:
     size: int
     disk_bytes: int
     inodes: int
+    opaque: bool
 
 
 @attrs.frozen
@@ -92,6 +94,7 @@ class LayerState:
     size: int
     disk_bytes: int
     inodes: int
+    opaque: bool
 
 
 @attrs.frozen

@@ -1,0 +1,94 @@
+"""What the parts of a running engine share."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import trio
+
+from lading.engine.journal import Journal
+from lading.engine.link import Link
+from lading.engine.oci import Host
+from lading.engine.runtime import Runtime, find_runtime
+from lading.engine.trash import Trash
+from lading.events.container import ContainerState
+from lading.events.envelope import Actor
+from lading.events.errors import EngineClosed, NotFound
+from lading.events.ids import CommandId
+from lading.events.views import CONTAINERS
+from lading.storage.log import Log
+from lading.storage.store import Paths
+
+if TYPE_CHECKING:
+    from lading.engine.supervisor import Supervisor
+
+__all__ = ["Caller", "Core", "new_caller"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Caller:
+    """Who asks, and the id that correlates all that this one request leads to."""
+
+    actor: Actor
+    command: CommandId
+
+
+def new_caller(client: str = "python") -> Caller:
+    """This process as the caller of a new request."""
+    return Caller(Actor(os.getuid(), os.getgid(), os.getpid(), client), CommandId(uuid.uuid4().hex))
+
+
+@attrs.define(eq=False)
+class Core:
+    """The open engine's parts. ``live``: the supervisor of each container that has a run under way."""
+
+    paths: Paths
+    log: Log
+    journal: Journal
+    link: Link
+    trash: Trash
+    host: Host
+    nursery: trio.Nursery
+    live: dict[str, Supervisor] = attrs.field(factory=dict)
+    closing: bool = False
+    wanted_runtime: str | None = None
+    _runtime: Runtime | None = None
+    _probing: trio.Lock = attrs.field(factory=trio.Lock)
+    _removals: dict[str, trio.Event] = attrs.field(factory=dict)
+
+    async def runtime(self) -> Runtime:
+        """The runtime that works here; looked for once, in a thread. ``HostError`` if there is none."""
+        if self._runtime is None:
+            async with self._probing:
+                if self._runtime is None:
+                    self._runtime = await trio.to_thread.run_sync(
+                        find_runtime, self.paths, self.host, self.wanted_runtime
+                    )
+        return self._runtime
+
+    def state(self, container: str) -> ContainerState:
+        """The container's state now, or ``NotFound``."""
+        state = self.log.get(CONTAINERS, container)
+        if state is None:
+            raise NotFound("container", container)
+        return state
+
+    def check_open(self) -> None:
+        """Raise ``EngineClosed`` once the engine has begun to close."""
+        if self.closing:
+            raise EngineClosed
+
+    def removal(self, container: str) -> trio.Event:
+        """The event that is set when ``container`` is gone."""
+        return self._removals.setdefault(container, trio.Event())
+
+    def removed(self, container: str) -> None:
+        """Tell who waits for ``removal``."""
+        event = self._removals.pop(container, None)
+        if event is not None:
+            event.set()

@@ -1,0 +1,127 @@
+"""The engine: one open store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from lading.engine.containers import Containers
+from lading.engine.core import Core, new_caller
+from lading.engine.follow import History
+from lading.engine.images import Images
+from lading.engine.journal import Journal, open_journal
+from lading.engine.link import open_link
+from lading.engine.nursery import open_bare_nursery
+from lading.engine.oci import Host
+from lading.engine.recovery import recover_store
+from lading.engine.runtime import cgroup_of
+from lading.engine.trash import Trash
+from lading.events.container import LIVE
+from lading.events.envelope import Proposed
+from lading.events.errors import HostError, LadingError
+from lading.events.store import ENGINE_STREAM, StoreCreated
+from lading.events.views import CONTAINERS
+from lading.storage.cgroups import remove_cgroup
+from lading.storage.environment import FORMAT
+from lading.storage.store import Store, open_store, seal_identity
+
+__all__ = ["Engine", "open_engine"]
+
+
+class Engine:
+    """An open engine: ``images``, ``containers``, and the history in ``log``. From ``open_engine``."""
+
+    def __init__(self, core: Core, store: Store) -> None:
+        self.core = core
+        self.store = store
+        self.images = Images(core)
+        self.containers = Containers(core, self.images)
+        self.log = History(core.journal)
+
+    @property
+    def root(self) -> Path:
+        """The store's directory."""
+        return self.store.paths.root
+
+
+@asynccontextmanager
+async def open_engine(
+    root: str | os.PathLike[str] = "/var/lib/lading",
+    *,
+    on_exit: Literal["leave", "stop"] = "leave",
+    runtime: str | None = None,
+) -> AsyncIterator[Engine]:
+    """Own the store at ``root`` (made if it isn't there) and run its containers.
+
+    On entering, the log is brought to agree with the host: running containers are adopted, ended ones get their
+    exit status, orphans are deleted. On leaving, however that comes, everything acknowledged is on disk and the
+    containers go on (``on_exit="leave"``) or are stopped (``"stop"``; then they stop even if this process is
+    killed). ``runtime``: crun or runc, where not the first that works is wanted.
+
+    Raises ``InUse`` when another process owns the store, ``StoreNewer``, ``StoreCorrupt``, and ``HostError`` with
+    a hint when the host can't do it. A supervisor that can't write the log ends the block with ``StoreBroken``.
+    """
+    if os.geteuid() != 0:
+        raise HostError("open the engine at", os.fspath(root), 1, "run it as root: mounts and namespaces need it")
+    if on_exit not in ("leave", "stop"):
+        raise ValueError(f"on_exit is 'leave' or 'stop', not {on_exit!r}")
+    store = open_store(Path(root))
+    try:
+        async with open_journal(store.log) as journal:
+            if store.created:
+                await _begin(store, journal)
+            async with open_link(store.paths, on_exit) as link, open_bare_nursery() as nursery:
+                trash = Trash(store.paths)
+                core = Core(store.paths, store.log, journal, link, trash, Host.probe(), nursery)
+                core.wanted_runtime = runtime
+                engine = Engine(core, store)
+                nursery.start_soon(trash.run)
+                await recover_store(core, engine.containers)
+                try:
+                    yield engine
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await _close(engine, on_exit)
+                    nursery.cancel_scope.cancel()
+        _tidy(store)
+    finally:
+        store.close()
+
+
+async def _begin(store: Store, journal: Journal) -> None:
+    """The first record of a new store."""
+    caller = new_caller()
+    event = StoreCreated(store.identity, FORMAT)
+    await journal.append([Proposed(ENGINE_STREAM, event, 0)], actor=caller.actor, command=caller.command)
+    seal_identity(store)
+
+
+async def _close(engine: Engine, on_exit: str) -> None:
+    core = engine.core
+    if on_exit == "stop":
+        async with trio.openopen_bare_nursery() as nursery:
+            for container in list(core.live):
+                nursery.start_soon(_stop, engine, container)
+        for supervisor in list(core.live.values()):
+            await supervisor.done.wait()
+    core.closing = True
+
+
+async def _stop(engine: Engine, container: str) -> None:
+    try:
+        await engine.containers.get(container).stop()
+    except LadingError:
+        return  # it ended, or is removed, by itself
+
+
+def _tidy(store: Store) -> None:
+    """Leave no cgroup or socket behind when nothing runs."""
+    states = store.log.scan(CONTAINERS)
+    if not any(state.phase in LIVE or state.process is not None for _, state in states):
+        remove_cgroup(cgroup_of(store.paths))
+        remove_cgroup("/lading")

@@ -1,0 +1,29 @@
+"""A nursery inside a context manager, unseen by its users."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+__all__ = ["open_bare_nursery"]
+
+
+@asynccontextmanager
+async def open_bare_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery whose only error comes out as it was raised, not wrapped in a group.
+
+    That the block around a ``yield`` is run by a nursery is our affair: whoever writes ``except NotFound``
+    around it should not need to know. Several errors at once still come as a group.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if error is group:
+            raise
+        raise error from error.__cause__

@@ -1,0 +1,41 @@
+"""What is found on the host for one container: the facts that ``events.recovery`` decides on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+from lading.engine.link import KeptRun
+from lading.events.container import ContainerState
+from lading.events.recovery import ExitSeen, Seen
+from lading.events.spec import ProcessId
+from lading.storage.procfs import boot_id, is_alive
+from lading.storage.store import Paths
+
+__all__ = ["observe"]
+
+
+def observe(paths: Paths, state: ContainerState, kept: KeptRun | None) -> Seen:
+    """What the keeper (``kept``, if it has the container), its exit record on disk and /proc say."""
+    process = None
+    if kept is not None and kept.pid:
+        process = ProcessId(boot_id(), kept.pid, kept.ticks)
+    exit_seen = None
+    if kept is not None and kept.ended.is_set() and kept.code is not None and process is not None:
+        exit_seen = ExitSeen(kept.run, kept.code, kept.at, process)
+    return Seen(
+        boot=boot_id(),
+        kept_run=0 if kept is None else kept.run,
+        kept=process,
+        exit=exit_seen or _exit_record(paths, state.id),
+        alive=state.process is not None and is_alive(state.process),
+    )
+
+
+def _exit_record(paths: Paths, container: str) -> ExitSeen | None:
+    """The keeper's exit record, if there is a whole one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads((paths.container(container) / "exit").read_bytes())
+        process = ProcessId(record["boot"], record["pid"], record["ticks"])
+        return ExitSeen(record["run"], record["code"], record["at"], process)
+    return None

@@ -1,0 +1,127 @@
+"""Bringing the log and the host to agree when a store is opened.
+
+Three passes, each of which does nothing the second time: what the keeper, the exit records and /proc tell is
+folded in (``events.recovery``); what was under way is taken up again, by the supervisors and removals of
+normal running; and what is on disk and not in the log is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+
+from lading.engine.bundle import clear_bundle
+from lading.engine.containers import Containers
+from lading.engine.core import Caller, Core, new_caller
+from lading.engine.link import KeptRun
+from lading.engine.observe import observe
+from lading.engine.remains import end_remains
+from lading.engine.removal import remove_container
+from lading.engine.supervisor import Supervisor
+from lading.events.container import LIVE, ContainerState, Phase, StopRequested
+from lading.events.envelope import Proposed, Record
+from lading.events.ids import container_stream
+from lading.events.recovery import recover
+from lading.events.signals import signal_number
+from lading.events.views import CONTAINERS, LAYERS
+from lading.storage.overlay import mounts_below, unmount
+from lading.storage.procfs import is_alive
+
+__all__ = ["recover_store"]
+
+
+async def recover_store(core: Core, containers: Containers) -> None:
+    """Do all of the above. Raises ``HostError`` if the host can't be brought to agree."""
+    caller = new_caller("recovery")
+    states = [state for _, state in core.log.scan(CONTAINERS)]
+    kept = await core.link.connect(start=False)
+    for state in states:
+        await _recover_container(core, containers, state, kept.pop(state.id, None), caller)
+    for stray in kept.values():  # the keeper has a run that the log has not: nothing should
+        core.link.forget(stray)
+    _sweep(core, {state.id for state in states})
+    core.trash.filled()
+
+
+async def _recover_container(
+    core: Core, containers: Containers, state: ContainerState, kept: KeptRun | None, caller: Caller
+) -> None:
+    if state.phase not in LIVE and state.phase is not Phase.REMOVING:
+        if kept is not None:
+            core.link.forget(kept)
+        return
+    seen = observe(core.paths, state, kept)
+    missing = recover(state, seen)
+    going_on = kept is not None and not kept.ended.is_set() and kept.run == state.run
+    if missing and not going_on and _may_have_remains(core, state):
+        await end_remains(core.paths, await core.runtime(), state.id, state.process)
+    if missing:
+        await core.journal.append(
+            [Proposed(container_stream(state.id), event) for event in missing],
+            actor=caller.actor,
+            command=caller.command,
+        )
+    history = core.log.read_stream(container_stream(state.id), max(0, state.version - 1))
+    state = core.state(state.id)
+    remove = containers.auto_remove(state.id, caller)
+    if kept is not None and going_on:
+        supervisor = Supervisor(core, state, caller, history[-1].position)
+        core.nursery.start_soon(supervisor.adopt, kept, remove)
+        if state.phase is Phase.STOPPING:
+            _resume_stop(core, supervisor, state)
+    else:
+        if kept is not None:
+            core.link.forget(kept)
+        clear_bundle(core.paths, state.id)
+        _drop_exit_record(core, state.id)
+        if missing and state.spec.auto_remove and state.started_at:
+            core.nursery.start_soon(remove)
+    if state.phase is Phase.REMOVING:
+        core.nursery.start_soon(
+            partial(remove_container, core, state.id, caller, history[-1].position if history else 0)
+        )
+
+
+def _may_have_remains(core: Core, state: ContainerState) -> bool:
+    """After a reboot there is nothing to look for, and perhaps no runtime to look with."""
+    if state.process is not None:
+        return is_alive(state.process) or core.paths.bundle(state.id).exists()
+    return core.paths.bundle(state.id).exists()
+
+
+def _resume_stop(core: Core, supervisor: Supervisor, state: ContainerState) -> None:
+    """Take up the stop that the log asks for last; its clock starts again."""
+    asked: StopRequested | None = None
+    records: list[Record] = core.log.read_stream(container_stream(state.id), max(0, state.version - 100))
+    for record in records:
+        if isinstance(record.event, StopRequested):
+            asked = record.event
+    if asked is not None:
+        core.nursery.start_soon(supervisor.stop, signal_number(asked.signal), float(asked.timeout))
+
+
+def _drop_exit_record(core: Core, container: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        (core.paths.container(container) / "exit").unlink()
+
+
+def _sweep(core: Core, known: set[str]) -> None:
+    """Delete what no record names: orphans of a crash between making and recording, or recording and deleting."""
+    paths = core.paths
+    bundles = paths.run / "bundles"
+    live = set(core.live)
+    for mount in mounts_below(bundles):
+        if mount.relative_to(bundles).parts[0] not in live:
+            unmount(mount)
+    for directory in bundles.iterdir():
+        if directory.name not in live:
+            clear_bundle(paths, directory.name)
+    for directory in paths.containers.iterdir():
+        if directory.name not in known:
+            paths.discard(directory)
+    for directory in paths.staging.iterdir():
+        paths.discard(directory)
+    layers = {paths.layer(chain).name for chain, _ in core.log.scan(LAYERS)}
+    for directory in paths.layers.iterdir():
+        if directory.name not in layers:
+            paths.discard(directory)

@@ -1,0 +1,196 @@
+"""One task for each container that has a run under way.
+
+It carries a start request to its outcome, follows the run until it ends, records how, takes away what the
+run needed, and removes a container that asked to be removed. It is cancelled only when the engine closes;
+at whatever await that happens, the log tells the next engine what is left to do, and it does the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from lading.engine.bundle import clear_bundle, make_bundle
+from lading.engine.core import Caller, Core
+from lading.engine.link import KeptRun
+from lading.engine.observe import observe
+from lading.engine.remains import end_remains
+from lading.events.container import (
+    ContainerEvent,
+    ContainerState,
+    Exited,
+    Started,
+    StartFailed,
+)
+from lading.events.envelope import Proposed
+from lading.events.errors import CannotStart, LadingError
+from lading.events.ids import container_stream
+from lading.events.recovery import recover
+from lading.events.signals import signal_number
+from lading.events.spec import ProcessId
+from lading.storage.procfs import boot_id, send_signal
+
+__all__ = ["Supervisor", "classify_failure"]
+
+_KILL = signal_number("SIGKILL")
+
+
+class Supervisor:
+    """The supervisor of one run.
+
+    ``begun`` is set when the start has its outcome in the log, ``ended`` when the exit has, and ``done`` when
+    nothing of the run is left on the host. ``error`` is why it did not start, ``exit_code`` how it ended.
+    """
+
+    def __init__(self, core: Core, state: ContainerState, caller: Caller, cause: int) -> None:
+        self.id = state.id
+        self.run_number = state.run
+        self.begun = trio.Event()
+        self.ended = trio.Event()
+        self.done = trio.Event()
+        self.error: CannotStart | None = None
+        self.exit_code: int | None = None
+        self.process: ProcessId | None = state.process
+        self._core = core
+        self._spec = state.spec
+        self._caller = caller
+        self._cause = cause
+        core.live[state.id] = self
+
+    # -- the task ---------------------------------------------------------------------------------------
+
+    async def start(self, state: ContainerState, remove: Callable[[], Awaitable[None]]) -> None:
+        """The task: from ``StartRequested`` in the log to the end of the run."""
+        core = self._core
+        try:
+            runtime = await core.runtime()
+            bundle = make_bundle(core.paths, state, core.host)
+            own = core.paths.container(self.id)
+            kept = await core.link.run(
+                {
+                    "id": self.id,
+                    "run": self.run_number,
+                    "argv": runtime.run(self.id, bundle, core.paths.run / "pids" / self.id, bundle / "log"),
+                    "log": os.fspath(bundle / "log"),
+                    "output": os.fspath(own / "output"),
+                    "exit": os.fspath(own / "exit"),
+                    "stdin": self._spec.open_stdin,
+                    "stop_signal": signal_number(self._spec.stop_signal),
+                    "stop_timeout": self._spec.stop_timeout,
+                }
+            )
+        except LadingError as error:
+            await self._failed(125, str(error))
+        else:
+            await self._follow(kept)
+        await self._leave(remove)
+
+    async def adopt(self, kept: KeptRun, remove: Callable[[], Awaitable[None]]) -> None:
+        """The task for a run that the keeper already has."""
+        if self.process is not None:
+            self.begun.set()
+        await self._follow(kept)
+        await self._leave(remove)
+
+    async def _follow(self, kept: KeptRun) -> None:
+        if not self.begun.is_set():
+            await kept.begun.wait()
+            if kept.failed is not None:
+                await self._failed(*classify_failure(kept.failed))
+                return
+            if kept.lost and not kept.pid:
+                await self._lost_at_start()
+                return
+            self.process = ProcessId(boot_id(), kept.pid, kept.ticks)
+            started = Started(self.run_number, self.process)
+            if kept.ended.is_set() and not kept.lost:
+                await self._record(started, Exited(self.run_number, kept.code, kept.at))
+                self._over(kept.code)
+                self._core.link.forget(kept)
+                return
+            await self._record(started)
+            self.begun.set()
+        await kept.ended.wait()
+        if kept.lost:
+            await self._lost()
+            return
+        await self._record(Exited(self.run_number, kept.code, kept.at))
+        self._over(kept.code)
+        self._core.link.forget(kept)
+
+    async def _leave(self, remove: Callable[[], Awaitable[None]]) -> None:
+        """Take away what the run needed, and the container itself if it asked for that."""
+        clear_bundle(self._core.paths, self.id)
+        if self._core.live.get(self.id) is self:
+            del self._core.live[self.id]
+        self.done.set()
+        # As with docker, a container that never started is removed by its client, not by us.
+        if self._spec.auto_remove and self.error is None:
+            await remove()
+
+    # -- outcomes ---------------------------------------------------------------------------------------
+
+    async def _record(self, *events: ContainerEvent) -> None:
+        stream = container_stream(self.id)
+        await self._core.journal.append(
+            [Proposed(stream, event) for event in events],
+            actor=self._caller.actor,
+            command=self._caller.command,
+            cause=self._cause,
+        )
+
+    async def _failed(self, exit_code: int, why: str) -> None:
+        clear_bundle(self._core.paths, self.id)
+        await self._record(StartFailed(self.run_number, exit_code, why))
+        self.error = CannotStart(self.id, exit_code, why)
+        self._over(exit_code)
+
+    async def _lost_at_start(self) -> None:
+        """The keeper went before it could tell: whatever it had begun is ended."""
+        await end_remains(self._core.paths, await self._core.runtime(), self.id, None)
+        await self._failed(125, "its keeper ended while it was starting; start it again")
+
+    async def _lost(self) -> None:
+        """The keeper is gone: the exit it wrote down, or the truth that nobody knows."""
+        core = self._core
+        outcomes = recover(core.state(self.id), observe(core.paths, core.state(self.id), None))
+        await end_remains(core.paths, await core.runtime(), self.id, self.process)
+        await self._record(*outcomes)
+        self._over(core.state(self.id).exit_code)
+
+    def _over(self, exit_code: int | None) -> None:
+        self.exit_code = exit_code
+        self.begun.set()
+        self.ended.set()
+
+    # -- signals ----------------------------------------------------------------------------------------
+
+    def signal(self, number: int) -> bool:
+        """Send signal ``number`` to the container's first process; False if it is gone."""
+        return self.process is not None and send_signal(self.process, number)
+
+    async def stop(self, number: int, timeout: float) -> None:
+        """The task of a stop: ``number`` now, SIGKILL after ``timeout`` seconds unless negative."""
+        self.signal(number)
+        with trio.move_on_after(timeout if timeout >= 0 else float("inf")):
+            await self.ended.wait()
+            return
+        self.signal(_KILL)
+
+
+def classify_failure(why: str) -> tuple[int, str]:
+    """Docker's exit code for a runtime's words, and words that Docker's clients know.
+
+    127: the executable is missing; 126: it can't be executed; 125: anything else.
+    """
+    text = why.lower()
+    if "not found in $path" in text or ("no such file or directory" in text and "exec" in text):
+        phrase = "executable file not found in $PATH" if "in $path" in text else "no such file or directory"
+        return 127, why if phrase in why else f"{why}: {phrase}"
+    if any(
+        words in text for words in ("exec format error", "permission denied", "is a directory", "open executable")
+    ):
+        return 126, why if "permission denied" in why else f"{why}: permission denied"
+    return 125, why

@@ -1,0 +1,51 @@
+"""Control groups of containers, found and removed on v1, hybrid and v2 hosts (cgroups(7))."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from pathlib import Path
+
+__all__ = ["cgroup_mode", "cgroup_mounts", "processes_in", "remove_cgroup"]
+
+
+@functools.cache
+def cgroup_mounts() -> tuple[Path, ...]:
+    """Where each hierarchy is mounted."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            if right.split(" ", 1)[0] in ("cgroup", "cgroup2"):
+                found.append(Path(left.split()[4]))
+    return tuple(found)
+
+
+def cgroup_mode() -> str:
+    """``v2`` (unified), ``hybrid`` (v1 with a v2 tree beside it), ``v1`` or ``none``."""
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        return "v2"
+    mounts = cgroup_mounts()
+    if not mounts:
+        return "none"
+    return "hybrid" if any((mount / "cgroup.controllers").exists() for mount in mounts) else "v1"
+
+
+def processes_in(cgroup: str) -> set[int]:
+    """The processes in ``cgroup`` (absolute, from each hierarchy's root) of any hierarchy."""
+    found: set[int] = set()
+    for mount in cgroup_mounts():
+        with contextlib.suppress(OSError):
+            found.update(int(line) for line in (mount / cgroup.lstrip("/") / "cgroup.procs").read_text().split())
+    return found
+
+
+def remove_cgroup(cgroup: str) -> None:
+    """Remove ``cgroup`` and what is below it from every hierarchy. One that still has a process stays."""
+    for mount in cgroup_mounts():
+        top = mount / cgroup.lstrip("/")
+        if top.is_dir():
+            for directory, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
