@@ -104,7 +104,7 @@ async def _begin(store: Store, journal: Journal) -> None:
 async def _close(engine: Engine, on_exit: str) -> None:
     core = engine.core
     if on_exit == "stop":
-        async with trio.openopen_bare_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
             for container in list(core.live):
                 nursery.start_soon(_stop, engine, container)
         for supervisor in list(core.live.values()):

@@ -68,10 +68,6 @@ class Images:
         tag = self._core.log.get(TAGS, reference.name)
         return None if tag is None else self._core.log.get(IMAGES, tag.image)
 
-    def layer_sizes(self, image: ImageState) -> int:
-        """Bytes on disk of the image's layers, shared by all its containers."""
-        return image.size
-
     # -- import ---------------------------------------------------------------------------------------------
 
     async def import_rootfs(
@@ -97,10 +93,11 @@ class Images:
         try:
             staged = await self._stage(source, staging)
             with trio.CancelScope(shield=True):
-                return await self._publish(staged, name, config or ImageConfig(), comment, caller)
+                state = await self._publish(staged, name, config or ImageConfig(), comment, caller)
         finally:
             self._core.paths.discard(staging)
             self._core.trash.filled()
+        return state
 
     async def _stage(
         self, source: str | os.PathLike[str] | BinaryIO | AsyncIterable[bytes], staging: Path
