@@ -1,0 +1,445 @@
+"""A strict, streaming tar reader: bytes in, entries out, in constant memory.
+
+It reads what is found in image layers: ustar, pax (POSIX.1-2008, "pax Interchange Format"), and the GNU
+format ("Basic Tar Format" and "Storing Sparse Files" in the GNU tar manual) with long names, base-256
+numbers and every generation of sparse files. Anything else is :class:`~lading.events.errors.BadLayer`:
+a wrong checksum, an unknown type, a cut in a header or in data, a number that is not one. An archive that
+stops between two entries, without its two zero blocks, is accepted, as GNU tar and Go's reader do.
+
+Where readers are known to disagree, so that one archive could mean two things, the rules are:
+
+* a pax ``size`` counts for the data and for finding the next header alike;
+* links, devices, directories and fifos have no data whatever their size field says;
+* global pax headers are checked for syntax and otherwise ignored, as Docker does;
+* two extended headers of one kind for one entry are refused;
+* one zero block followed by anything but another is refused; after two, the rest of the stream is read and
+  ignored.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final, NoReturn, Protocol
+
+import attrs
+
+from lading.events.errors import BadLayer
+from lading.storage.paxheader import (
+    Pax,
+    Regions,
+    check_regions,
+    decimal,
+    parse_records,
+    parse_sparse_map,
+    parse_time,
+    sparse_map_lines,
+    sparse_regions,
+)
+
+__all__ = ["CHUNK", "MAX_HEADER", "ByteSource", "Entry", "EntryType", "Regions", "TarReader"]
+
+BLOCK: Final = 512
+CHUNK: Final = 256 * 1024
+MAX_HEADER: Final = 1024 * 1024
+MAX_SIZE: Final = 2**63 - 1
+
+# The last time that a signed count of nanoseconds holds (2262) and the first that ext4 and XFS hold (1901).
+MAX_MTIME_NS: Final = 2**63 - 1
+MIN_MTIME_NS: Final = -(2**31) * 10**9
+
+# name, mode, uid, gid, size, mtime, checksum, type, link name, magic, major, minor, prefix, padding
+_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12s")
+_ZERO = bytes(BLOCK)
+
+
+class ByteSource(Protocol):
+    """What is read from: ``read(n)`` gives 1 to n bytes, or none at the end."""
+
+    def read(self, n: int, /) -> bytes: ...
+
+
+class EntryType(enum.Enum):
+    """What an entry is. SOCKET never holds anything that could be unpacked."""
+
+    FILE = "file"
+    HARDLINK = "hard link"
+    SYMLINK = "symbolic link"
+    CHAR = "character device"
+    BLOCK = "block device"
+    DIR = "directory"
+    FIFO = "fifo"
+    SOCKET = "socket"
+
+
+_TYPES = {
+    b"0": EntryType.FILE,
+    b"\0": EntryType.FILE,
+    b"7": EntryType.FILE,  # contiguous: POSIX says to treat it as a regular file
+    b"S": EntryType.FILE,
+    b"1": EntryType.HARDLINK,
+    b"2": EntryType.SYMLINK,
+    b"3": EntryType.CHAR,
+    b"4": EntryType.BLOCK,
+    b"5": EntryType.DIR,
+    b"6": EntryType.FIFO,
+    b"s": EntryType.SOCKET,
+}
+
+
+@attrs.frozen
+class Entry:
+    """One member, with every extension applied; nothing in it has been checked against a file system.
+
+    ``name`` and ``linkname`` are the bytes of the archive. ``size`` is the file's length in bytes, 0 for
+    whatever is not a FILE. ``mtime_ns`` is clamped to 1901..2262. ``sparse`` is None, or the (offset, length)
+    pieces that :meth:`TarReader.data` gives one after the other, ascending, everything between being holes.
+    ``xattrs`` has the ``SCHILY.xattr.`` records. ``uid``, ``gid`` and ``mode`` may have any value.
+    """
+
+    name: bytes
+    type: EntryType
+    linkname: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    devmajor: int
+    devminor: int
+    xattrs: dict[bytes, bytes]
+    sparse: Regions | None
+
+
+@attrs.define
+class _Extensions:
+    """What the headers before an entry said about it."""
+
+    pax: Pax | None = None
+    longname: bytes | None = None
+    longlink: bytes | None = None
+
+
+_NO_EXTENSIONS = _Extensions()
+
+
+class TarReader:
+    """An iterator of the entries of ``source``; :meth:`data` reads the current one.
+
+    Moving on skips whatever of the current entry was not read. When the iteration ends, ``source`` has been
+    read to its end. Raises :class:`BadLayer` naming the entry, after which the reader is of no more use, and
+    whatever ``source.read`` raises.
+    """
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._buffer = b""
+        self._position = 0  # of the first unread byte in the buffer
+        self._consumed = 0  # bytes of the stream before the buffer
+        self._left = 0  # stored bytes of the current entry still unread
+        self._padding = 0
+        self._serial = 0
+        self._name = b""  # for messages: the entry, or the last one before the trouble
+
+    @property
+    def offset(self) -> int:
+        """How many bytes of the stream have been used."""
+        return self._consumed + self._position
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self
+
+    def __next__(self) -> Entry:
+        self._serial += 1
+        self._skip()
+        extensions = _NO_EXTENSIONS
+        while True:
+            block = self._next_block()
+            if block is None:
+                if extensions is not _NO_EXTENSIONS:
+                    self._bad("the archive ends after an extended header, before the entry it describes")
+                self._drain()
+                raise StopIteration
+            fields = _HEADER.unpack(block)
+            self._check_sum(block, fields[6])
+            kind = fields[7]
+            if kind in b"xgLK":
+                if extensions is _NO_EXTENSIONS and kind != b"g":
+                    extensions = _Extensions()
+                self._extend(extensions, kind, self._octal(fields[4], "size"))
+                continue
+            return self._entry(block, fields, extensions)
+
+    def data(self) -> Iterator[memoryview]:
+        """The current entry's stored bytes in pieces of at most 256 KiB.
+
+        For a sparse file these are its ``sparse`` regions, end to end. The iterator ends early when the
+        reader moves to another entry.
+        """
+        serial = self._serial
+        while self._left and serial == self._serial:
+            piece = self._some(min(self._left, CHUNK))
+            self._left -= len(piece)
+            yield piece
+
+    # bytes
+
+    def _fill(self) -> bool:
+        """Put at least one more byte behind the unread ones; False at the end of the stream."""
+        more = self._source.read(CHUNK)
+        if not more:
+            return False
+        self._consumed += self._position
+        self._buffer = self._buffer[self._position :] + more if self._position < len(self._buffer) else more
+        self._position = 0
+        return True
+
+    def _some(self, most: int) -> memoryview:
+        if self._position == len(self._buffer) and not self._fill():
+            self._bad(f"the archive is cut off inside this entry's data, at byte {self.offset}")
+        start = self._position
+        self._position = min(start + most, len(self._buffer))
+        return memoryview(self._buffer)[start : self._position]
+
+    def _exactly(self, size: int) -> bytes:
+        pieces = []
+        while size:
+            piece = self._some(min(size, CHUNK))
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def _next_block(self) -> bytes | None:
+        """The next header block, or None at the end of the archive."""
+        block = self._block()
+        if block != _ZERO:
+            return block
+        if self._block() not in (_ZERO, None):
+            self._bad(f"a single zero block before byte {self.offset}: entries follow the end of the archive")
+        return None
+
+    def _block(self) -> bytes | None:
+        while len(self._buffer) - self._position < BLOCK:
+            if not self._fill():
+                if self._position == len(self._buffer):
+                    return None
+                self._bad(f"the archive is cut off inside the header at byte {self.offset}, after this entry")
+        start = self._position
+        self._position = start + BLOCK
+        return self._buffer[start : self._position]
+
+    def _skip(self) -> None:
+        while self._left:
+            self._left -= len(self._some(min(self._left, CHUNK)))
+        while self._padding:
+            # A last entry without all of its padding has still all of its data.
+            if self._position == len(self._buffer) and not self._fill():
+                self._padding = 0
+                return
+            self._padding -= len(self._some(self._padding))
+
+    def _drain(self) -> None:
+        self._position = len(self._buffer)
+        while self._fill():
+            self._position = len(self._buffer)
+
+    # headers
+
+    def _bad(self, why: str) -> NoReturn:
+        raise BadLayer(why, self._name)
+
+    def _check_sum(self, block: bytes, field: bytes) -> None:
+        if not _sum_matches(block, self._octal(field, "checksum")):
+            self._bad(f"the header at byte {self.offset - BLOCK}, after this entry, has a wrong checksum")
+
+    def _octal(self, field: bytes, what: str) -> int:
+        """A number field: ASCII octal digits between spaces and NULs, or GNU's base-256, which may be < 0."""
+        digits = field.strip(b" \0")
+        if digits.isdigit():  # of bytes: ASCII only
+            try:
+                return int(digits, 8)
+            except ValueError:
+                self._bad(f"the {what} {field!r} is not octal")
+        if not digits:
+            return 0
+        if field[0] not in (0x80, 0xFF):
+            self._bad(f"the {what} {field!r} is not octal")
+        return int.from_bytes(field[1:], "big") - (1 << 8 * (len(field) - 1) if field[0] == 0xFF else 0)
+
+    def _extend(self, extensions: _Extensions, kind: bytes, size: int) -> None:
+        if not 0 <= size <= MAX_HEADER:
+            self._bad(f"an extended header of {size} bytes; at most {MAX_HEADER} are accepted")
+        data = self._exactly(size)
+        self._padding = -size % BLOCK
+        self._skip()
+        if kind == b"g":
+            parse_records(data, self._name)
+        elif kind == b"x":
+            if extensions.pax is not None:
+                self._bad("two pax headers for one entry")
+            extensions.pax = parse_records(data, self._name)
+        else:
+            name = data.rstrip(b"\0")
+            if b"\0" in name:
+                self._bad("a NUL inside a long name")
+            if kind == b"L":
+                if extensions.longname is not None:
+                    self._bad("two long names for one entry")
+                extensions.longname = self._name = name
+            else:
+                if extensions.longlink is not None:
+                    self._bad("two long link names for one entry")
+                extensions.longlink = name
+
+    def _entry(self, block: bytes, fields: tuple[bytes, ...], extensions: _Extensions) -> Entry:
+        name, mode, uid_, gid_, size_, mtime_, _sum, flag, link, magic, major, minor, prefix, tail = fields
+        name = name.partition(b"\0")[0]
+        link = link.partition(b"\0")[0]
+        if magic[:6] == b"ustar\0":
+            if tail[8:] == b"tar\0":
+                prefix = prefix[:131]  # star's variant of ustar, with times behind a shorter prefix
+            if prefix[0]:
+                name = prefix.partition(b"\0")[0] + b"/" + name
+        elif magic == b"ustar  \0" and prefix[0] and _is_misplaced_prefix(prefix):
+            name = prefix.partition(b"\0")[0] + b"/" + name
+        self._name = name
+
+        size = self._octal(size_, "size")
+        uid = self._octal(uid_, "uid")
+        gid = self._octal(gid_, "gid")
+        mtime_ns = self._octal(mtime_, "mtime") * 1_000_000_000
+        xattrs: dict[bytes, bytes] = {}
+        pax = extensions.pax
+        if pax is not None:
+            values = pax.values
+            self._name = name = values.get(b"path", name)
+            link = values.get(b"linkpath", link)
+            if b"size" in values:
+                size = decimal(values[b"size"], "pax size", name)
+            if b"uid" in values:
+                uid = decimal(values[b"uid"], "pax uid", name)
+            if b"gid" in values:
+                gid = decimal(values[b"gid"], "pax gid", name)
+            if b"mtime" in values:
+                mtime_ns = parse_time(values[b"mtime"], name)
+            xattrs = pax.xattrs
+        if extensions.longname:
+            self._name = name = extensions.longname
+        if extensions.longlink:
+            link = extensions.longlink
+        if not 0 <= size <= MAX_SIZE:
+            self._bad(f"its size is {size}")
+
+        type_ = _TYPES.get(flag)
+        if type_ is None:
+            self._bad(f"entries of type {flag!r} are not supported")
+        if type_ is EntryType.FILE and name[-1:] == b"/":
+            # Before POSIX had a type for them, a directory was a file with a slash after its name.
+            if size:
+                self._bad(f"a file name that ends in a slash, with {size} bytes of data")
+            type_ = EntryType.DIR
+        devmajor = devminor = 0
+        if type_ is EntryType.CHAR or type_ is EntryType.BLOCK:
+            devmajor = self._octal(major, "device major number")
+            devminor = self._octal(minor, "device minor number")
+
+        stored = size if type_ is EntryType.FILE else 0
+        length, sparse = stored, None
+        self._left = stored
+        if flag == b"S":
+            length, sparse = self._old_gnu_sparse(block)
+        elif pax is not None and pax.is_sparse:
+            if type_ is not EntryType.FILE:
+                self._bad(f"a {type_.value} that is marked as a sparse file")
+            self._name = name = pax.values.get(b"GNU.sparse.name", name)
+            length, sparse = self._pax_sparse(pax)
+        if sparse is not None:
+            check_regions(sparse, length, self._left, name)
+        self._padding = -stored % BLOCK
+        return Entry(
+            name,
+            type_,
+            link,
+            self._octal(mode, "mode"),
+            uid,
+            gid,
+            min(max(mtime_ns, MIN_MTIME_NS), MAX_MTIME_NS),
+            length,
+            devmajor,
+            devminor,
+            xattrs,
+            sparse,
+        )
+
+    # sparse files
+
+    def _old_gnu_sparse(self, block: bytes) -> tuple[int, Regions]:
+        """GNU tar manual, "Old GNU Format": four regions in the header, 21 in each block after it."""
+        length = self._octal(block[483:495], "real size")
+        regions = self._region_fields(block[386:482])
+        more = block[482]
+        while more:
+            if len(regions) * 24 > MAX_HEADER:
+                self._bad("its sparse map is larger than any that is accepted")
+            table = self._exactly(BLOCK)
+            regions += self._region_fields(table[:504])
+            more = table[504]
+        return length, tuple(regions)
+
+    def _region_fields(self, table: bytes) -> list[tuple[int, int]]:
+        regions = []
+        for at in range(0, len(table), 24):
+            if not table[at]:
+                break
+            regions.append(
+                (
+                    self._octal(table[at : at + 12], "sparse offset"),
+                    self._octal(table[at + 12 : at + 24], "sparse length"),
+                )
+            )
+        return regions
+
+    def _pax_sparse(self, pax: Pax) -> tuple[int, Regions]:
+        length, regions = sparse_regions(pax, self._name)
+        if regions is None:  # format 1.0: the map stands before the data
+            text = self._map_block()
+            pieces, found = [text], text.count(b"\n")
+            lines = sparse_map_lines(text, self._name)
+            while found < lines:
+                if len(pieces) * BLOCK >= MAX_HEADER:
+                    self._bad("its sparse map is larger than any that is accepted")
+                text = self._map_block()
+                pieces.append(text)
+                found += text.count(b"\n")
+            regions = parse_sparse_map(b"".join(pieces), lines, self._name)
+        return length, regions
+
+    def _map_block(self) -> bytes:
+        if self._left < BLOCK:
+            self._bad("its sparse map is cut off")
+        self._left -= BLOCK
+        return self._exactly(BLOCK)
+
+
+def _sum_matches(block: bytes, expected: int) -> bool:
+    # The low half of Adler-32 is 1 + the sum of the bytes modulo 65521, and 256 bytes sum to 65280 at most.
+    # POSIX counts the checksum field as eight spaces.
+    plain = block[:148] + b"        " + block[156:]
+    total = (zlib.adler32(plain[:256]) & 0xFFFF) + (zlib.adler32(plain[256:]) & 0xFFFF) - 2
+    if total == expected:
+        return True
+    # Some historic writers summed signed characters; POSIX tells readers to expect both.
+    return total - 256 * sum(byte > 127 for byte in plain) == expected
+
+
+def _is_misplaced_prefix(field: bytes) -> bool:
+    """Go before 1.8 wrote a ustar prefix into GNU headers, over the access and change times. Those times
+    are octal or base-256; a path is neither."""
+    times = field[:24]
+    return (
+        not times[0] & 0x80
+        and not times.replace(b" ", b"").replace(b"\0", b"").isdigit()
+        and field.rstrip(b"\0").isascii()
+    )
