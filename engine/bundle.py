@@ -12,15 +12,13 @@ for each run and goes with it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
-from pathlib import Path
 
 from lading.engine.identity import resolve
 from lading.engine.oci import BundleSpec, Host, render
 from lading.engine.process import with_home
-from lading.engine.runtime import cgroup_of, file_limit
+from lading.engine.runtime import Runtime, cgroup_of, file_limit
 from lading.events.container import ContainerState
 from lading.events.errors import HostError, ImageInvalid
 from lading.events.spec import ContainerSpec
@@ -34,49 +32,54 @@ _FILES = ("hostname", "hosts", "resolv.conf")
 _MADE = ("config.json", "log", *_FILES)
 
 
-def mount_root(paths: Paths, state: ContainerState, target: Path) -> None:
-    """Mount the container's root at ``target``, which exists. Its writable layer is made if there is none."""
-    own = paths.container(state.id)
-    upper, work = own / "upper", own / "work"
-    layers = [paths.layer(chain) for chain in reversed(state.spec.layers)]
+def mount_root(paths: Paths, state: ContainerState, target: str) -> None:
+    """Mount the container's root at ``target``, which exists. Its writable layer is made if there is none.
+
+    A container that is removed at its end gets a volatile mount: nothing that it writes has to outlive the
+    machine, and unmounting waits for no disk.
+    """
+    own = f"{paths.root}/containers/{state.id}"
+    upper, work = f"{own}/upper", f"{own}/work"
+    layers = [os.fspath(paths.layer(chain)) for chain in reversed(state.spec.layers)]
     try:
-        if not upper.exists():
-            own.mkdir(mode=0o700, exist_ok=True)
-            work.mkdir(mode=0o700, exist_ok=True)
-            # The root directory of the merged tree is the writable layer's: it has to look like the image's.
-            # It gets its name last, so that a crash in between leaves none that looks wrong.
-            new, top = own / "upper.new", layers[0].stat()
-            new.mkdir(exist_ok=True)
-            os.chown(new, top.st_uid, top.st_gid)
-            new.chmod(top.st_mode & 0o7777)
-            new.rename(upper)
+        _make_directory(own)
+        _make_directory(work)
+        if not os.path.exists(upper):
+            _make_upper(upper, layers[0])
     except OSError as error:
-        raise HostError("make the writable layer in", os.fspath(own), error.errno or 0) from error
-    mount_overlay(target, layers, upper, work)
+        raise HostError("make the writable layer in", own, error.errno or 0) from error
+    if state.spec.auto_remove:
+        # The kernel's note that a volatile mount was here; within one boot it has nothing to warn of.
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{work}/work/incompat/volatile")
+            os.rmdir(f"{work}/work/incompat")
+    layers.append(os.fspath(paths.skeleton))
+    mount_overlay(target, layers, upper, work, volatile=state.spec.auto_remove)
 
 
-def make_bundle(paths: Paths, state: ContainerState, host: Host) -> Path:
+def make_bundle(paths: Paths, state: ContainerState, host: Host, runtime: Runtime) -> str:
     """Mount the root and write everything the runtime reads; the bundle's directory.
 
     Raises ``HostError``, ``Invalid`` (a user that the image doesn't have) or ``ImageInvalid``; then, and after
     a crash, ``clear_bundle`` undoes whatever was done.
     """
-    bundle = paths.bundle(state.id)
+    bundle = f"{paths.run}/bundles/{state.id}"
+    root = f"{bundle}/rootfs"
     spec = state.spec
-    root = bundle / "rootfs"
     try:
-        root.mkdir(parents=True)
+        os.mkdir(bundle, 0o700)
+        os.mkdir(root)
         mount_root(paths, state, root)
         _check_mount_points(root)
         for name, content in _private_files(spec):
-            (bundle / name).write_text(content)
+            _write(f"{bundle}/{name}", content)
     except OSError as error:
-        raise HostError("make the bundle in", os.fspath(bundle), error.errno or 0) from error
-    identity = resolve(os.fspath(root), spec.user)
+        raise HostError("make the bundle in", bundle, error.errno or 0) from error
+    identity = resolve(root, spec.user)
     config = render(
         BundleSpec(
             container_id=state.id,
-            rootfs=os.fspath(root),
+            rootfs=root,
             args=spec.args,
             env=with_home(spec.env, identity.home),
             cwd=spec.working_dir,
@@ -88,38 +91,69 @@ def make_bundle(paths: Paths, state: ContainerState, host: Host) -> Path:
             additional_gids=identity.additional_gids,
             hostname=spec.hostname,
             readonly_rootfs=spec.read_only,
-            files=tuple((os.fspath(bundle / name), f"/etc/{name}") for name in _FILES),
+            files=tuple((f"{bundle}/{name}", f"/etc/{name}") for name in _FILES),
         ),
         host,
+        runtime.seccomp,
     )
-    (bundle / "config.json").write_bytes(config)
+    _write(f"{bundle}/config.json", config)
     return bundle
 
 
 def clear_bundle(paths: Paths, container: str) -> None:
-    """Unmount the root and remove the bundle; what of it isn't there is no error. ``HostError`` if it stays."""
-    bundle = paths.bundle(container)
-    root = bundle / "rootfs"
+    """Unmount the root and remove the bundle; what of it isn't there is no error. ``HostError`` if it stays.
+
+    Blocks until the file system below has synced, unless the mount was volatile.
+    """
+    bundle = f"{paths.run}/bundles/{container}"
+    root = f"{bundle}/rootfs"
     with contextlib.suppress(FileNotFoundError):
-        (paths.run / "pids" / container).unlink()
-    if not bundle.exists():
-        return
+        os.unlink(f"{paths.run}/pids/{container}")
     unmount(root)
     try:
         for name in _MADE:
             with contextlib.suppress(FileNotFoundError):
-                (bundle / name).unlink()
-        root.rmdir()
-        bundle.rmdir()
+                os.unlink(f"{bundle}/{name}")
+        os.rmdir(root)
+        os.rmdir(bundle)
+    except FileNotFoundError:
+        return
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-            raise HostError("remove the bundle", os.fspath(bundle), error.errno or 0) from error
         while unmount(root):
             pass
         shutil.rmtree(bundle, ignore_errors=True)
+        if os.path.exists(bundle):
+            raise HostError("remove the bundle", bundle, error.errno or 0) from error
 
 
-def _check_mount_points(root: Path) -> None:
+def _make_directory(path: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+
+
+def _make_upper(upper: str, top: str) -> None:
+    """The writable layer's directory, which is the merged tree's root and has to look like the image's.
+
+    It gets its name last, so that a crash in between leaves none that looks wrong.
+    """
+    look = os.stat(top)
+    new = f"{upper}.new"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(new)
+    os.chown(new, look.st_uid, look.st_gid)
+    os.chmod(new, look.st_mode & 0o7777)
+    os.rename(new, upper)
+
+
+def _write(path: str, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+
+
+def _check_mount_points(root: str) -> None:
     """Refuse a root in which /dev, /proc or /sys is anything but a directory.
 
     Runtimes mount over them, and some of them follow a symlink there onto the host (CVE-2026-47766).
@@ -141,18 +175,19 @@ def _check_mount_points(root: Path) -> None:
         os.close(directory)
 
 
-def _private_files(spec: ContainerSpec) -> list[tuple[str, str]]:
+def _private_files(spec: ContainerSpec) -> list[tuple[str, bytes]]:
     if spec.network == "host":
         hosts = _read("/etc/hosts")
         resolv = _read("/etc/resolv.conf")
     else:
-        hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        resolv = ""
-    return [("hostname", f"{spec.hostname}\n"), ("hosts", hosts), ("resolv.conf", resolv)]
+        hosts = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+        resolv = b""
+    return [("hostname", f"{spec.hostname}\n".encode()), ("hosts", hosts), ("resolv.conf", resolv)]
 
 
-def _read(path: str) -> str:
+def _read(path: str) -> bytes:
     try:
-        return Path(path).read_text(errors="replace")
+        with open(path, "rb") as file:
+            return file.read()
     except FileNotFoundError:
-        return ""
+        return b""

@@ -28,6 +28,7 @@ from lading.events.store import ENGINE_STREAM, StoreCreated
 from lading.events.views import CONTAINERS
 from lading.storage.cgroups import remove_cgroup
 from lading.storage.environment import FORMAT
+from lading.storage.rundir import mount_run, unmount_run
 from lading.storage.store import Store, open_store, seal_identity
 
 __all__ = ["Engine", "open_engine"]
@@ -72,6 +73,7 @@ async def open_engine(
         raise ValueError(f"on_exit is 'leave' or 'stop', not {on_exit!r}")
     store = open_store(Path(root))
     try:
+        mount_run(store.paths.run)
         async with open_journal(store.log) as journal:
             if store.created:
                 await _begin(store, journal)
@@ -120,8 +122,9 @@ async def _stop(engine: Engine, container: str) -> None:
 
 
 def _tidy(store: Store) -> None:
-    """Leave no cgroup or socket behind when nothing runs."""
+    """Leave no cgroup and no run directory behind when nothing runs."""
     states = store.log.scan(CONTAINERS)
     if not any(state.phase in LIVE or state.process is not None for _, state in states):
         remove_cgroup(cgroup_of(store.paths))
         remove_cgroup("/lading")
+        unmount_run(store.paths.run)

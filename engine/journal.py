@@ -7,11 +7,11 @@ transaction used from two threads reports success and then wedges the store.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -131,14 +131,21 @@ class Journal:
         moved.set()
 
 
+def _random_ids() -> Iterator[str]:
+    """Random 128-bit ids in hexadecimal; a hundred for each call to the kernel."""
+    while True:
+        pool = os.urandom(1600).hex()
+        yield from (pool[at : at + 32] for at in range(0, len(pool), 32))
+
+
 @asynccontextmanager
 async def open_journal(
     log: Log,
     clock: Callable[[], int] = time.time_ns,
-    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    new_id: Callable[[], str] | None = None,
 ) -> AsyncIterator[Journal]:
     """A journal on ``log``. Leaving waits until every append that was accepted is answered."""
-    journal = Journal(log, clock, new_id)
+    journal = Journal(log, clock, new_id or _random_ids().__next__)
     journal._thread.start()
     try:
         yield journal

@@ -5,9 +5,9 @@ once, in the foreground (``crun run``); pumps standard output and error into the
 feeds standard input; learns from the pid file and from /proc that the command was executed, and from the
 runtime's own exit how it ended; and writes the exit record before it tells anybody.
 
-The exit record is renamed into place at once, so it survives the death of any process. It is synced to disk
-when no engine is connected; when one is, the engine's log makes the exit durable first and the record is
-only for the moment in between.
+The exit record is written before anybody is told. While an engine is connected its log makes the exit durable,
+and the record is a note in memory (``RUN/exits``) that survives the death of either process in between. When
+there is no engine the record goes to the container's directory, synced: it survives a power cut.
 
 The keeper leaves when no engine is connected and no run is alive. If it is killed, the runtime processes go
 on without it; the engine finds their containers by (boot id, pid, start ticks).
@@ -55,14 +55,15 @@ class _Run:
     id: str
     run: int
     exit_path: str
+    note_path: str
     log_path: str
     stop_signal: int
     stop_timeout: float
     runtime: int
     output_path: str
-    output: int
-    output_start: int
     stdin: trio.lowlevel.FdStream | None
+    output: int = -1
+    output_start: int = 0
     pid_known: trio.Event = attrs.field(factory=trio.Event)
     pid: int = 0
     ticks: int = 0
@@ -87,7 +88,6 @@ class Keeper:
     async def serve(self, ready: Callable[[], None]) -> None:
         """Listen, call ``ready``, and return when no engine is connected and nothing runs any more."""
         pids = self._dir / "pids"
-        pids.mkdir(exist_ok=True)
         path = self._dir / "keeper.sock"
         path.unlink(missing_ok=True)
         listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -153,7 +153,7 @@ class Keeper:
         for run in self._runs.values():
             run.watched = False
             if run.exit is not None:
-                _sync_file(run.exit_path)
+                _write_record(run.exit_path, run.exit, sync=True)
             elif self._on_exit == "stop":
                 self._nursery.start_soon(self._stop, run)
         self._leave_if_idle()
@@ -174,7 +174,9 @@ class Keeper:
                 run = self._runs.get(message["id"])
                 if run is not None and run.run == message["run"] and run.exit is not None:
                     del self._runs[run.id]
-                    Path(run.exit_path).unlink(missing_ok=True)
+                    for path in (run.note_path, run.exit_path):
+                        with contextlib.suppress(OSError):
+                            os.unlink(path)
             case "watch":
                 run = self._runs.get(message["id"])
                 if run is not None:
@@ -207,7 +209,6 @@ class Keeper:
         out, err, stdin = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC), None
         theirs = [out[1], err[1]]
         try:
-            output = os.open(message["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             if message["stdin"]:
                 read, write = os.pipe2(os.O_CLOEXEC)
                 theirs.append(read)
@@ -233,13 +234,12 @@ class Keeper:
             message["id"],
             message["run"],
             message["exit"],
+            message["note"],
             message["log"],
             message["stop_signal"],
             message["stop_timeout"],
             runtime,
             message["output"],
-            output,
-            os.fstat(output).st_size,
             stdin,
         )
         run.watched = message["watch"]
@@ -258,7 +258,8 @@ class Keeper:
                 pumps.cancel_scope.deadline = trio.current_time() + _DRAIN
         finally:
             os.close(pidfd)
-            os.close(output)
+            if run.output >= 0:
+                os.close(run.output)
         if run.stdin is not None:
             await run.stdin.aclose()
         await self._finish(run, code)
@@ -285,7 +286,7 @@ class Keeper:
                     run.first_error = data[:4096]
                 run.wrote += len(data)
                 with contextlib.suppress(OSError):  # a full disk loses output, never the container
-                    append_chunk(run.output, stream, time.time_ns(), data)
+                    _append(run, stream, data)
                 if run.watched:
                     self._tell({"op": "wrote", "id": run.id})
 
@@ -322,8 +323,8 @@ class Keeper:
             self._read_pid(run)
             why = _failure(run, code)
             if why is not None:
-                with contextlib.suppress(OSError):
-                    os.truncate(run.output_path, run.output_start)  # what the runtime said is no output
+                with contextlib.suppress(OSError):  # what the runtime said is no output
+                    os.truncate(run.output_path, run.output_start)
                 del self._runs[run.id]
                 self._tell({"op": "failed", "id": run.id, "run": run.run, "why": why})
                 self._leave_if_idle()
@@ -331,7 +332,10 @@ class Keeper:
             self._started(run)
         run.exit = {"run": run.run, "code": code, "at": time.time_ns(), "pid": run.pid, "ticks": run.ticks}
         run.exit["boot"] = boot_id()
-        _write_record(run.exit_path, run.exit, sync=self._send is None)
+        if self._send is None:
+            _write_record(run.exit_path, run.exit, sync=True)
+        else:
+            _write_record(run.note_path, run.exit, sync=False)
         self._tell({"op": "exited", "id": run.id, "run": run.run, "code": code, "at": run.exit["at"]})
         self._leave_if_idle()
 
@@ -409,6 +413,15 @@ def _failure(run: _Run, code: int) -> str | None:
         return str(errors[-1]["msg"])
     said = run.first_error.decode("utf-8", "replace").strip()
     return said or f"the runtime ended with {code} and said nothing"
+
+
+def _append(run: _Run, stream: int, data: bytes) -> None:
+    """Write one chunk of output; the file is made by the first."""
+    if run.output < 0:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        run.output = os.open(run.output_path, flags, 0o600)
+        run.output_start = os.fstat(run.output).st_size
+    append_chunk(run.output, stream, time.time_ns(), data)
 
 
 def _describe(run: _Run) -> dict[str, Any]:

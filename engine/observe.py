@@ -12,7 +12,7 @@ from lading.events.spec import ProcessId
 from lading.storage.procfs import boot_id, is_alive
 from lading.storage.store import Paths
 
-__all__ = ["observe"]
+__all__ = ["drop_exit_record", "observe"]
 
 
 def observe(paths: Paths, state: ContainerState, kept: KeptRun | None) -> Seen:
@@ -33,9 +33,17 @@ def observe(paths: Paths, state: ContainerState, kept: KeptRun | None) -> Seen:
 
 
 def _exit_record(paths: Paths, container: str) -> ExitSeen | None:
-    """The keeper's exit record, if there is a whole one."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads((paths.container(container) / "exit").read_bytes())
-        process = ProcessId(record["boot"], record["pid"], record["ticks"])
-        return ExitSeen(record["run"], record["code"], record["at"], process)
+    """The keeper's exit record, if there is a whole one: on disk, or its note in memory."""
+    for path in (paths.container(container) / "exit", paths.run / "exits" / container):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_bytes())
+            process = ProcessId(record["boot"], record["pid"], record["ticks"])
+            return ExitSeen(record["run"], record["code"], record["at"], process)
     return None
+
+
+def drop_exit_record(paths: Paths, container: str) -> None:
+    """Forget what ``observe`` read: it is in the log now."""
+    for path in (paths.container(container) / "exit", paths.run / "exits" / container):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()

@@ -52,17 +52,26 @@ class OutputReader:
     ) -> None:
         self._core, self._container, self._follow = core, container, follow
         self._since, self._until, self._streams = since, until, streams
-        own = core.paths.container(container)
-        # Made here if it isn't there yet: who attaches before the first start misses nothing.
-        own.mkdir(mode=0o700, exist_ok=True)
-        self._fd = os.open(own / "output", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = self._open_file(create=follow or from_now)
         self._offset = os.fstat(self._fd).st_size if from_now else 0
         self._skip = 0
         self._open: dict[int, bool] = {1: False, 2: False}
         self._muted: frozenset[int] = frozenset()
         self._ready: deque[LogPiece] = deque()
-        if tail is not None and not from_now:
+        if tail is not None and not from_now and self._fd >= 0:
             self._seek_tail(tail)
+
+    def _open_file(self, create: bool) -> int:
+        """The output file, or -1. Whoever follows makes it, and so misses nothing of a first start to come."""
+        own = self._core.paths.container(self._container)
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        try:
+            if create:
+                own.mkdir(mode=0o700, exist_ok=True)
+                flags |= os.O_CREAT
+            return os.open(own / "output", flags, 0o600)
+        except FileNotFoundError:
+            return -1
 
     def __enter__(self) -> OutputReader:
         return self
@@ -86,7 +95,7 @@ class OutputReader:
             mark = self._core.link.output_mark(self._container)
             supervisor = self._core.live.get(self._container)
             running = supervisor is not None and not supervisor.ended.is_set()
-            chunks = read_chunks(self._fd, self._offset)
+            chunks = read_chunks(self._fd, self._offset) if self._fd >= 0 else []
             if chunks:
                 self._offset = chunks[-1].end
                 for chunk in chunks:

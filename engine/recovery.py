@@ -7,14 +7,13 @@ normal running; and what is on disk and not in the log is deleted.
 
 from __future__ import annotations
 
-import contextlib
 from functools import partial
 
 from lading.engine.bundle import clear_bundle
 from lading.engine.containers import Containers
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.link import KeptRun
-from lading.engine.observe import observe
+from lading.engine.observe import drop_exit_record, observe
 from lading.engine.remains import end_remains
 from lading.engine.removal import remove_container
 from lading.engine.supervisor import Supervisor
@@ -73,7 +72,7 @@ async def _recover_container(
         if kept is not None:
             core.link.forget(kept)
         clear_bundle(core.paths, state.id)
-        _drop_exit_record(core, state.id)
+        drop_exit_record(core.paths, state.id)
         if missing and state.spec.auto_remove and state.started_at:
             core.nursery.start_soon(remove)
     if state.phase is Phase.REMOVING:
@@ -98,11 +97,6 @@ def _resume_stop(core: Core, supervisor: Supervisor, state: ContainerState) -> N
             asked = record.event
     if asked is not None:
         core.nursery.start_soon(supervisor.stop, signal_number(asked.signal), float(asked.timeout))
-
-
-def _drop_exit_record(core: Core, container: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        (core.paths.container(container) / "exit").unlink()
 
 
 def _sweep(core: Core, known: set[str]) -> None:

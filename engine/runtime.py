@@ -1,12 +1,15 @@
 """The OCI runtime: which one works here, found by trying, and the command lines we give it.
 
 A version number says little: crun 1.8 refuses a host where cgroup v1 and v2 are mixed and the v2 tree has a
-controller. So each candidate is asked to run a program that does not exist, in an empty root file system
-with our own configuration: one that gets as far as not finding it has set up everything else.
+controller. So each candidate is asked to create a container, with the configuration that ours get, in a root
+file system that has one empty file for a program, and to delete it again: nothing of it is ever executed.
+From crun the same trial brings the seccomp filter that it compiled, so that it needs to do that only once.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import resource
@@ -17,7 +20,8 @@ from pathlib import Path
 
 import attrs
 
-from lading.engine.oci import BundleSpec, Host, render
+from lading.engine import seccomp
+from lading.engine.oci import DEFAULT_CAPABILITIES, BundleSpec, Host, render
 from lading.events.errors import HostError
 from lading.storage.procfs import boot_id
 from lading.storage.store import Paths
@@ -26,43 +30,48 @@ __all__ = ["Runtime", "cgroup_of", "file_limit", "find_runtime"]
 
 _CANDIDATES = ("crun", "runc")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_MISSING = "/lading-probe"
 
 
 @attrs.frozen
 class Runtime:
-    """A runtime that works here. ``refused``: why the ones that were preferred to it don't."""
+    """A runtime that works here.
+
+    ``state``: its state directory. ``refused``: why the ones that were preferred to it don't work. ``seccomp``:
+    the default profile as it compiled it (base64), empty if it doesn't hand it out.
+    """
 
     name: str
     path: str
     version: str
     state: str
     refused: tuple[str, ...] = ()
+    seccomp: str = ""
 
-    def run(self, container: str, bundle: Path, pid_file: Path, log: Path) -> list[str]:
+    def run(self, container: str, bundle: str, pid_file: str, log: str) -> list[str]:
         """The command that runs ``container`` in the foreground and ends with its exit code."""
         return [
-            *self._base(log),
+            *self.base(log),
             "run",
             "--bundle",
-            os.fspath(bundle),
+            bundle,
             "--pid-file",
-            os.fspath(pid_file),
+            pid_file,
             container,
         ]
 
     def delete(self, container: str) -> list[str]:
         """The command that kills and forgets ``container``, whatever state it is in."""
-        return [*self._base(Path(os.devnull)), "delete", "--force", container]
+        return [*self.base(os.devnull), "delete", "--force", container]
 
-    def _base(self, log: Path) -> list[str]:
-        return [self.path, "--root", self.state, "--log", os.fspath(log), "--log-format", "json"]
+    def base(self, log: str) -> list[str]:
+        """The runtime and its global options; its errors go to ``log``, as JSON lines."""
+        return [self.path, "--root", self.state, "--log", log, "--log-format", "json"]
 
 
 def find_runtime(paths: Paths, host: Host, wanted: str | None = None) -> Runtime:
     """The first runtime that works, or the one called ``wanted``; remembered for this boot.
 
-    Blocks for some 15 ms when nothing is remembered. Raises ``HostError`` that says what each one answered
+    Blocks for some 30 ms when nothing is remembered. Raises ``HostError`` that says what each one answered
     and what to install.
     """
     names = (wanted,) if wanted else _CANDIDATES
@@ -74,18 +83,20 @@ def find_runtime(paths: Paths, host: Host, wanted: str | None = None) -> Runtime
             refused.append(f"{name}: not installed")
             continue
         status = os.stat(path)
-        key = [boot_id(), path, status.st_mtime_ns, status.st_size, list(names)]
+        key = [boot_id(), path, status.st_mtime_ns, status.st_size, list(names), _profile(host)]
         known = _remembered(memory, key)
         if known is not None:
             return known
         state = paths.run / name
         state.mkdir(mode=0o700, exist_ok=True)
         runtime = Runtime(name, path, _version(path), os.fspath(state), tuple(refused))
-        answer = _probe(runtime, paths, host)
-        if answer is None:
-            memory.write_text(json.dumps({"key": key, "runtime": attrs.asdict(runtime)}))
-            return runtime
-        refused.append(f"{name}: {answer}")
+        try:
+            runtime = attrs.evolve(runtime, seccomp=_try_out(runtime, paths, host))
+        except _DoesNotWorkError as error:
+            refused.append(f"{name}: {error}")
+            continue
+        memory.write_text(json.dumps({"key": key, "runtime": attrs.asdict(runtime)}))
+        return runtime
     raise HostError(
         "find an OCI runtime that works:",
         "; ".join(refused),
@@ -117,17 +128,31 @@ def _version(path: str) -> str:
     return said.splitlines()[0].split()[-1] if said else "unknown"
 
 
-def _probe(runtime: Runtime, paths: Paths, host: Host) -> str | None:
-    """None if ``runtime`` got as far as looking for the program, else what it said."""
+class _DoesNotWorkError(Exception):
+    """What a runtime said when it was tried."""
+
+
+def _profile(host: Host) -> str:
+    """What the compiled filter depends on, besides the runtime."""
+    profile = json.dumps(seccomp.resolve(DEFAULT_CAPABILITIES, host.machine, host.kernel), sort_keys=True)
+    return hashlib.sha256(profile.encode()).hexdigest()
+
+
+def _try_out(runtime: Runtime, paths: Paths, host: Host) -> str:
+    """Create and delete a container; the compiled seccomp filter, or ``_DoesNotWorkError`` with what it said."""
     name = f"probe-{secrets.token_hex(6)}"
     bundle = paths.bundle(name)
+    log = bundle / "log"
     try:
         (bundle / "rootfs").mkdir(parents=True)
+        program = bundle / "rootfs" / "program"
+        program.touch()
+        program.chmod(0o755)
         config = render(
             BundleSpec(
                 container_id=name,
                 rootfs=os.fspath(bundle / "rootfs"),
-                args=(_MISSING,),
+                args=("/program",),
                 env=(f"PATH={_PATH}",),
                 cwd="/",
                 cgroups_path=f"{cgroup_of(paths)}/{name}",
@@ -137,22 +162,22 @@ def _probe(runtime: Runtime, paths: Paths, host: Host) -> str | None:
             host,
         )
         (bundle / "config.json").write_bytes(config)
-        log = bundle / "log"
         done = subprocess.run(
-            runtime.run(name, bundle, bundle / "pid", log),
+            [*runtime.base(os.fspath(log)), "create", "--bundle", os.fspath(bundle), name],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             timeout=30,
             env={"PATH": _PATH},
             check=False,
         )
-        said = (log.read_text() if log.exists() else "") + done.stderr
-        if done.returncode != 0 and _MISSING in said:
-            return None
-        return " ".join(said.split())[:500] or f"it ended with {done.returncode} and said nothing"
+        if done.returncode != 0:
+            said = " ".join(log.read_text().split()) if log.exists() else ""
+            raise _DoesNotWorkError(said[:500] or f"it ended with {done.returncode} and said nothing")
+        compiled = Path(runtime.state) / name / "seccomp.bpf"
+        return base64.b64encode(compiled.read_bytes()).decode() if compiled.exists() else ""
     except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
+        raise _DoesNotWorkError(str(error)) from error
     finally:
         subprocess.run(runtime.delete(name), capture_output=True, timeout=30, check=False)
         shutil.rmtree(bundle, ignore_errors=True)

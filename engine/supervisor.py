@@ -15,7 +15,7 @@ import trio
 from lading.engine.bundle import clear_bundle, make_bundle
 from lading.engine.core import Caller, Core
 from lading.engine.link import KeptRun
-from lading.engine.observe import observe
+from lading.engine.observe import drop_exit_record, observe
 from lading.engine.remains import end_remains
 from lading.events.container import (
     ContainerEvent,
@@ -66,16 +66,17 @@ class Supervisor:
         core = self._core
         try:
             runtime = await core.runtime()
-            bundle = make_bundle(core.paths, state, core.host)
-            own = core.paths.container(self.id)
+            bundle = make_bundle(core.paths, state, core.host, runtime)
+            own = os.fspath(core.paths.container(self.id))
             kept = await core.link.run(
                 {
                     "id": self.id,
                     "run": self.run_number,
-                    "argv": runtime.run(self.id, bundle, core.paths.run / "pids" / self.id, bundle / "log"),
-                    "log": os.fspath(bundle / "log"),
-                    "output": os.fspath(own / "output"),
-                    "exit": os.fspath(own / "exit"),
+                    "argv": runtime.run(self.id, bundle, f"{core.paths.run}/pids/{self.id}", f"{bundle}/log"),
+                    "log": f"{bundle}/log",
+                    "output": f"{own}/output",
+                    "exit": f"{own}/exit",
+                    "note": f"{core.paths.run}/exits/{self.id}",
                     "stdin": self._spec.open_stdin,
                     "stop_signal": signal_number(self._spec.stop_signal),
                     "stop_timeout": self._spec.stop_timeout,
@@ -122,13 +123,19 @@ class Supervisor:
 
     async def _leave(self, remove: Callable[[], Awaitable[None]]) -> None:
         """Take away what the run needed, and the container itself if it asked for that."""
-        clear_bundle(self._core.paths, self.id)
+        await self._clear()
         if self._core.live.get(self.id) is self:
             del self._core.live[self.id]
         self.done.set()
         # As with docker, a container that never started is removed by its client, not by us.
         if self._spec.auto_remove and self.error is None:
             await remove()
+
+    async def _clear(self) -> None:
+        if self._spec.auto_remove:
+            clear_bundle(self._core.paths, self.id)  # a volatile mount: unmounting waits for no disk
+        else:
+            await trio.to_thread.run_sync(clear_bundle, self._core.paths, self.id)
 
     # -- outcomes ---------------------------------------------------------------------------------------
 
@@ -142,7 +149,7 @@ class Supervisor:
         )
 
     async def _failed(self, exit_code: int, why: str) -> None:
-        clear_bundle(self._core.paths, self.id)
+        await self._clear()
         await self._record(StartFailed(self.run_number, exit_code, why))
         self.error = CannotStart(self.id, exit_code, why)
         self._over(exit_code)
@@ -158,6 +165,7 @@ class Supervisor:
         outcomes = recover(core.state(self.id), observe(core.paths, core.state(self.id), None))
         await end_remains(core.paths, await core.runtime(), self.id, self.process)
         await self._record(*outcomes)
+        drop_exit_record(core.paths, self.id)
         self._over(core.state(self.id).exit_code)
 
     def _over(self, exit_code: int | None) -> None:

@@ -2,7 +2,7 @@
 
 Engine to keeper::
 
-    {op: "run", id, run, argv, log, output, exit, stdin, stop_signal, stop_timeout, watch}
+    {op: "run", id, run, argv, log, output, exit, note, stdin, stop_signal, stop_timeout, watch}
     {op: "forget", id, run}       the exit is in the log: drop the run
     {op: "watch", id, on}         tell, or stop telling, when output grows
     {op: "policy", on_exit}       "leave" or "stop" the containers when the engine goes

@@ -13,20 +13,27 @@ from lading.storage import linux
 __all__ = ["mount_overlay", "mounts_below", "unmount"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_Path = str | os.PathLike[str]
 _VALUE = 255
 """The longest value of one fsconfig option (fs/fsopen.c)."""
 
 
-def mount_overlay(target: Path, lower: Sequence[Path], upper: Path, work: Path) -> None:
+def mount_overlay(
+    target: _Path, lower: Sequence[_Path], upper: _Path, work: _Path, *, volatile: bool = False
+) -> None:
     """Mount ``lower`` (the top one first) under ``upper`` at ``target``; all of them exist.
 
     The new mount interface takes layers one at a time, so any number of them fits (Linux 6.8); older kernels
     get one option string, with the layers as descriptors when their paths fill more than a page. Raises
     ``HostError``. A crash leaves at most the mount, which recovery finds.
+
+    A ``volatile`` mount syncs nothing, neither when its users ask for it nor when it is unmounted; after the
+    machine crashed, the kernel refuses to mount the same writable layer again.
     """
     try:
-        if not _mount_each(target, lower, upper, work):
-            _mount_at_once(target, lower, upper, work)
+        plan = ([os.fsencode(path) for path in lower], os.fsencode(upper), os.fsencode(work), volatile)
+        if not _mount_each(os.fsencode(target), *plan):
+            _mount_at_once(os.fsencode(target), *plan)
     except OSError as error:
         hint = {
             errno.ENODEV: "the kernel has no overlay file system: load the module 'overlay'",
@@ -36,7 +43,7 @@ def mount_overlay(target: Path, lower: Sequence[Path], upper: Path, work: Path) 
         raise HostError("mount the overlay at", os.fspath(target), error.errno or 0, hint) from error
 
 
-def unmount(target: Path) -> bool:
+def unmount(target: _Path) -> bool:
     """Unmount what is at ``target``, even if somebody looks at it; False if nothing was mounted there."""
     try:
         linux.umount2(os.fsencode(target), linux.MNT_DETACH | linux.UMOUNT_NOFOLLOW)
@@ -65,28 +72,29 @@ _one_by_one = True
 """Whether the kernel knows ``lowerdir+``; learned from the first refusal."""
 
 
-def _mount_each(target: Path, lower: Sequence[Path], upper: Path, work: Path) -> bool:
+def _mount_each(target: bytes, lower: list[bytes], upper: bytes, work: bytes, volatile: bool) -> bool:
     global _one_by_one
-    paths = [os.fsencode(path) for path in (*lower, upper, work)]
-    if not _one_by_one or max(map(len, paths)) > _VALUE:
+    if not _one_by_one or max(map(len, (*lower, upper, work))) > _VALUE:
         return False
     fs = linux.fsopen(b"overlay")
     try:
         linux.fsconfig_set_string(fs, b"source", b"lading")
         try:
-            for layer in paths[:-2]:
+            for layer in lower:
                 linux.fsconfig_set_string(fs, b"lowerdir+", layer)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             _one_by_one = False
             return False
-        linux.fsconfig_set_string(fs, b"upperdir", paths[-2])
-        linux.fsconfig_set_string(fs, b"workdir", paths[-1])
+        linux.fsconfig_set_string(fs, b"upperdir", upper)
+        linux.fsconfig_set_string(fs, b"workdir", work)
+        if volatile:
+            linux.fsconfig_set_flag(fs, b"volatile")
         linux.fsconfig_create(fs)
         mounted = linux.fsmount(fs)
         try:
-            linux.move_mount(mounted, os.fsencode(target))
+            linux.move_mount(mounted, target)
         finally:
             os.close(mounted)
     finally:
@@ -94,26 +102,27 @@ def _mount_each(target: Path, lower: Sequence[Path], upper: Path, work: Path) ->
     return True
 
 
-def _mount_at_once(target: Path, lower: Sequence[Path], upper: Path, work: Path) -> None:
-    options = _options([os.fsencode(path) for path in lower], upper, work)
+def _mount_at_once(target: bytes, lower: list[bytes], upper: bytes, work: bytes, volatile: bool) -> None:
+    options = _options(lower, upper, work, volatile)
     if len(options) < _PAGE:
-        linux.mount(b"lading", os.fsencode(target), b"overlay", 0, options)
+        linux.mount(b"lading", target, b"overlay", 0, options)
         return
     opened = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lower]
     try:
-        options = _options([b"/proc/self/fd/%d" % fd for fd in opened], upper, work)
-        linux.mount(b"lading", os.fsencode(target), b"overlay", 0, options)
+        options = _options([b"/proc/self/fd/%d" % fd for fd in opened], upper, work, volatile)
+        linux.mount(b"lading", target, b"overlay", 0, options)
     finally:
         for fd in opened:
             os.close(fd)
 
 
-def _options(lower: Sequence[bytes], upper: Path, work: Path) -> bytes:
+def _options(lower: list[bytes], upper: bytes, work: bytes, volatile: bool) -> bytes:
     def escaped(path: bytes) -> bytes:
         return path.replace(b"\\", b"\\\\").replace(b":", b"\\:").replace(b",", b"\\,")
 
-    return b"lowerdir=%s,upperdir=%s,workdir=%s" % (
-        b":".join(escaped(path) for path in lower),
-        escaped(os.fsencode(upper)),
-        escaped(os.fsencode(work)),
+    options = b"lowerdir=%s,upperdir=%s,workdir=%s" % (
+        b":".join(map(escaped, lower)),
+        escaped(upper),
+        escaped(work),
     )
+    return options + b",volatile" if volatile else options

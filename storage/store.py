@@ -9,9 +9,14 @@
         blobs/sha256/<hex>    contents by digest
         layers/<hex>/         unpacked read-only layers by chain id
         containers/<id>/      upper, work: the writable layer; output: what it printed; exit: how it ended
+        skeleton/             the lowest layer of every container: what runtimes mount over
         staging/<random>/     what is being made; nothing here is in the log
         trash/<random>/       what is being deleted; nothing here is in the log any more
-    RUN/                      /run/lading/<hash of the root's device and inode>: sockets, mounts, bundles
+    RUN/                      /run/lading/<hash of the root's device and inode>, a tmpfs (storage/rundir):
+        keeper.sock           the keeper's socket
+        bundles/<id>/         config.json, private files, and the root's mount point, for one run
+        exits/<id>            exit records while an engine is there to take them
+        pids/<id>             pid files
 
 Files come first, then the event that names them; removal is intent, rename into trash, outcome, delete. So
 whatever is here and not in the log is an orphan of a crash, and ``sweep`` deletes it.
@@ -32,6 +37,7 @@ import attrs
 from lading.events.errors import HostError, InUse, StoreCorrupt, StoreNewer
 from lading.storage.environment import FORMAT, open_log
 from lading.storage.log import Log
+from lading.storage.skeleton import make_skeleton
 
 __all__ = ["Paths", "Store", "open_store", "read_log"]
 
@@ -74,6 +80,11 @@ class Paths:
     def trash(self) -> Path:
         """What is being deleted."""
         return self.root / "trash"
+
+    @property
+    def skeleton(self) -> Path:
+        """The lowest layer of every container."""
+        return self.root / "skeleton"
 
     @property
     def keeper_socket(self) -> Path:
@@ -174,8 +185,7 @@ def _open_owned(root: Path, lock: int) -> Store:
     paths = locate(root)
     for directory in (paths.log, paths.blobs, paths.layers, paths.containers, paths.staging, paths.trash):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for directory in (_RUN, paths.run, paths.run / "bundles"):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_skeleton(paths.skeleton)
     marker = root / "store.json"
     if marker.exists():
         identity = _identity(marker)

@@ -1,0 +1,60 @@
+"""How every bench says what it found: one JSON object a line, and a table on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+class Report:
+    """Collects measurements. ``peer`` is what was measured; ``ratio`` compares it with the bench's yardstick."""
+
+    def __init__(self, bench: str) -> None:
+        self._bench = bench
+        self._rows: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        metric: str,
+        value: float,
+        unit: str,
+        *,
+        n: int,
+        concurrency: int = 1,
+        peer: str = "lading",
+        ratio: float | None = None,
+    ) -> None:
+        """One measurement; printed at once unless a table follows."""
+        row = {
+            "bench": self._bench,
+            "metric": metric,
+            "value": round(value, 4),
+            "unit": unit,
+            "n": n,
+            "concurrency": concurrency,
+            "peer": peer,
+            "ratio": None if ratio is None else round(ratio, 3),
+        }
+        self._rows.append(row)
+        if not sys.stdout.isatty():
+            print(json.dumps(row), flush=True)
+
+    def missing(self, peer: str, why: str) -> None:
+        """Say that ``peer`` was left out."""
+        print(f"{self._bench}: {peer} left out: {why}", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Draw the table, if somebody looks."""
+        if not sys.stdout.isatty():
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=self._bench)
+        for column in ("metric", "peer", "concurrency", "n", "value", "unit", "ratio"):
+            table.add_column(column, justify="left" if column in ("metric", "peer", "unit") else "right")
+        for row in self._rows:
+            shown = [row[key] for key in ("metric", "peer", "concurrency", "n", "value", "unit", "ratio")]
+            table.add_row(*("" if value is None else str(value) for value in shown))
+        Console().print(table)
