@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,7 +30,7 @@ from lading.events.commands import (
 )
 from lading.events.container import LIVE, ContainerState, status
 from lading.events.envelope import Proposed, Record
-from lading.events.errors import AlreadyExists, Ambiguous, Conflict, NotFound, WrongPhase
+from lading.events.errors import AlreadyExists, Ambiguous, Conflict, HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId, check_container_name, container_stream
 from lading.events.signals import signal_number
 from lading.events.views import CONTAINERS, NAMES
@@ -375,7 +376,8 @@ class Containers:
                 records = await self.command(container, RemoveContainer(), caller)
             except (NotFound, WrongPhase):
                 return  # somebody else removes it, or did
-            await remove_container(self.core, container, caller, records[0].position)
+            with contextlib.suppress(HostError):  # recorded as RemoveFailed, and nobody waits to hear it
+                await remove_container(self.core, container, caller, records[0].position)
 
         return remove
 

@@ -226,9 +226,10 @@ class Link:
     def _end(self, kept: KeptRun) -> None:
         kept.begun.set()
         kept.ended.set()
-        self._mark(kept.id)
+        self.wake(kept.id)
 
-    def _mark(self, container: str) -> None:
+    def wake(self, container: str) -> None:
+        """Set the event that ``output_mark`` gave: there is output, or the end of it."""
         mark = self._output.pop(container, None)
         if mark is not None:
             mark.set()
@@ -249,7 +250,7 @@ class Link:
                 kept.code, kept.at = message["code"], message["at"]
                 self._end(kept)
             case "wrote":
-                self._mark(kept.id)
+                self.wake(kept.id)
 
     async def _leave(self) -> None:
         """Hang up. A keeper with nothing to keep goes away; wait until it has."""

@@ -7,7 +7,7 @@ normal running; and what is on disk and not in the log is deleted.
 
 from __future__ import annotations
 
-from functools import partial
+import contextlib
 
 from lading.engine.bundle import clear_bundle
 from lading.engine.containers import Containers
@@ -19,6 +19,7 @@ from lading.engine.removal import remove_container
 from lading.engine.supervisor import Supervisor
 from lading.events.container import LIVE, ContainerState, Phase, StopRequested
 from lading.events.envelope import Proposed, Record
+from lading.events.errors import HostError
 from lading.events.ids import container_stream
 from lading.events.recovery import recover
 from lading.events.signals import signal_number
@@ -76,9 +77,12 @@ async def _recover_container(
         if missing and state.spec.auto_remove and state.started_at:
             core.nursery.start_soon(remove)
     if state.phase is Phase.REMOVING:
-        core.nursery.start_soon(
-            partial(remove_container, core, state.id, caller, history[-1].position if history else 0)
-        )
+        core.nursery.start_soon(_finish_removal, core, state, caller, history[-1].position)
+
+
+async def _finish_removal(core: Core, state: ContainerState, caller: Caller, cause: int) -> None:
+    with contextlib.suppress(HostError):  # recorded as RemoveFailed
+        await remove_container(core, state.id, caller, cause)
 
 
 def _may_have_remains(core: Core, state: ContainerState) -> bool:

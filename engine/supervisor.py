@@ -7,6 +7,7 @@ at whatever await that happens, the log tells the next engine what is left to do
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable
 
@@ -25,7 +26,7 @@ from lading.events.container import (
     StartFailed,
 )
 from lading.events.envelope import Proposed
-from lading.events.errors import CannotStart, LadingError
+from lading.events.errors import CannotStart, HostError, LadingError
 from lading.events.ids import container_stream
 from lading.events.recovery import recover
 from lading.events.signals import signal_number
@@ -33,6 +34,8 @@ from lading.events.spec import ProcessId
 from lading.storage.procfs import boot_id, send_signal
 
 __all__ = ["Supervisor", "classify_failure"]
+
+logger = logging.getLogger("lading")
 
 _KILL = signal_number("SIGKILL")
 
@@ -132,10 +135,13 @@ class Supervisor:
             await remove()
 
     async def _clear(self) -> None:
-        if self._spec.auto_remove:
-            clear_bundle(self._core.paths, self.id)  # a volatile mount: unmounting waits for no disk
-        else:
-            await trio.to_thread.run_sync(clear_bundle, self._core.paths, self.id)
+        try:
+            if self._spec.auto_remove:
+                clear_bundle(self._core.paths, self.id)  # a volatile mount: unmounting waits for no disk
+            else:
+                await trio.to_thread.run_sync(clear_bundle, self._core.paths, self.id)
+        except HostError as error:  # the next removal or open tries again
+            logger.warning("%s", error)
 
     # -- outcomes ---------------------------------------------------------------------------------------
 
@@ -172,6 +178,7 @@ class Supervisor:
         self.exit_code = exit_code
         self.begun.set()
         self.ended.set()
+        self._core.link.wake(self.id)
 
     # -- signals ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,311 @@
+"""One run of one container, as the keeper has it: the runtime's process, the pipes, the start and the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from lading.storage.output import CHUNK, append_chunk
+from lading.storage.procfs import boot_id, has_executed, start_ticks
+
+__all__ = ["Run"]
+
+_ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+_DRAIN = 5.0
+"""Seconds to wait for the end of output after the container's processes are gone."""
+_EXECUTED = 2.0
+"""Seconds after which a live process counts as executed even though it still looks like the runtime."""
+
+
+class Run:
+    """What message ``run`` (``wire``) asks for. ``live`` is its whole life; ``exit`` is set at its end.
+
+    ``tell`` sends to the engine, if there is one.
+    """
+
+    def __init__(self, message: dict[str, Any], run_dir: Path, tell: Callable[[dict[str, Any]], None]) -> None:
+        self.id: str = message["id"]
+        self.number: int = message["run"]
+        self.watched: bool = message["watch"]
+        self.exit: dict[str, Any] | None = None
+        self._ask = message
+        self._tell = tell
+        self._pid_file = run_dir / "pids" / self.id
+        self._runtime = self._pid = self._ticks = 0
+        self._pid_known = trio.Event()
+        self._started = False
+        self._over = trio.Event()
+        self._stdin: trio.lowlevel.FdStream | None = None
+        self._output = -1
+        self._output_start = 0
+        self._wrote = 0
+        self._first_error = b""
+
+    def describe(self) -> dict[str, Any]:
+        """The run in message ``hello``."""
+        pid = self._pid if self._started else 0
+        return {"id": self.id, "run": self.number, "pid": pid, "ticks": self._ticks, "exit": self.exit}
+
+    async def live(self, has_engine: Callable[[], bool]) -> None:
+        """Launch, pump, reap, and tell. Returns with ``exit`` set, or None if the command was never executed."""
+        try:
+            self._runtime, pidfd, pipes = _launch(self._ask["argv"], self._ask["stdin"])
+        except OSError as error:  # no such runtime, or out of descriptors or processes
+            self._fail(f"the runtime can't be executed: {error}")
+            return
+        if self._ask["stdin"]:
+            self._stdin = trio.lowlevel.FdStream(pipes[0])
+        try:
+            code = await self._pump_and_reap(pidfd, pipes[1], pipes[2])
+        finally:
+            os.close(pidfd)
+            if self._output >= 0:
+                os.close(self._output)
+        if self._stdin is not None:
+            await self._stdin.aclose()
+        if not self._started:
+            self.read_pid()
+            why = self._why_not_executed(code)
+            if why is not None:
+                with contextlib.suppress(OSError):  # what the runtime said is no output
+                    os.truncate(self._ask["output"], self._output_start)
+                self._fail(why)
+                return
+            self._tell_started()
+        now = time.time_ns()
+        self.exit = {
+            "run": self.number,
+            "code": code,
+            "at": now,
+            "pid": self._pid,
+            "ticks": self._ticks,
+            "boot": boot_id(),
+        }
+        if has_engine():
+            _write_record(self._ask["note"], self.exit, sync=False)
+        else:
+            self.make_durable()
+        self._tell({"op": "exited", "id": self.id, "run": self.number, "code": code, "at": now})
+
+    def make_durable(self) -> None:
+        """Write the exit record to disk: nobody is there to take it."""
+        assert self.exit is not None
+        _write_record(self._ask["exit"], self.exit, sync=True)
+
+    def forget(self) -> None:
+        """Drop the exit record: it is in the log."""
+        for path in (self._ask["note"], self._ask["exit"]):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def read_pid(self) -> None:
+        """Take the pid from the pid file, once it is there."""
+        if not self._pid:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                self._pid = int(self._pid_file.read_bytes())
+                self._ticks = start_ticks(self._pid)
+                self._pid_file.unlink()
+                self._pid_known.set()
+
+    async def feed(self, stream: trio.SocketStream, data: bytes) -> None:
+        """``data`` and then everything from ``stream`` into standard input; its end ends the input."""
+        if self._stdin is None:
+            return
+        try:
+            while True:
+                if data:
+                    await self._stdin.send_all(data)
+                data = await stream.receive_some(CHUNK)
+                if not data:
+                    break
+        except trio.BrokenResourceError:
+            pass  # the container closed its input
+        await self._stdin.aclose()
+
+    async def stop(self) -> None:
+        """Stop it as its recipe says: the engine went, and wanted it gone then."""
+        with trio.move_on_after(_DRAIN):
+            await self._pid_known.wait()
+        timeout = self._ask["stop_timeout"]
+        for number in (self._ask["stop_signal"], signal.SIGKILL):
+            if self._pid and start_ticks(self._pid) == self._ticks:
+                os.kill(self._pid, number)
+            with trio.move_on_after(timeout if timeout >= 0 else float("inf")):
+                await self._over.wait()
+                return
+
+    # -- the run --------------------------------------------------------------------------------------------
+
+    async def _pump_and_reap(self, pidfd: int, out: int, err: int) -> int:
+        """Everything between launch and end; the exit code."""
+        async with trio.open_nursery() as pumps:
+            pumps.start_soon(self._pump, 1, out)
+            pumps.start_soon(self._pump, 2, err)
+            pumps.start_soon(self._see_start)
+            await trio.lowlevel.wait_readable(pidfd)
+            code = os.waitstatus_to_exitcode(os.waitpid(self._runtime, 0)[1])  # noqa: ASYNC222  # a zombie by now
+            if code < 0:
+                code = await self._adopt(code)
+            self._over.set()
+            pumps.cancel_scope.deadline = trio.current_time() + _DRAIN
+        return code
+
+    async def _adopt(self, code: int) -> int:
+        """The runtime itself was killed: its container is our child now (we are a subreaper). Wait for that."""
+        self.read_pid()
+        if self._pid == 0 or start_ticks(self._pid) != self._ticks:
+            return 128 - code
+        pidfd = os.pidfd_open(self._pid)
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])  # noqa: ASYNC222  # a zombie by now
+        except ChildProcessError:
+            return 128 - code
+        return status if status >= 0 else 128 - status
+
+    async def _pump(self, stream: int, fd: int) -> None:
+        async with trio.lowlevel.FdStream(fd) as pipe:
+            while data := await pipe.receive_some(CHUNK):
+                if self._wrote == 0 and stream == 2:
+                    self._first_error = data[:4096]
+                self._wrote += len(data)
+                with contextlib.suppress(OSError):  # a full disk loses output, never the container
+                    self._append(stream, data)
+                if self.watched:
+                    self._tell({"op": "wrote", "id": self.id})
+
+    def _append(self, stream: int, data: bytes) -> None:
+        """Write one chunk of output; the file is made by the first."""
+        if self._output < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._output = os.open(self._ask["output"], flags, 0o600)
+            self._output_start = os.fstat(self._output).st_size
+        append_chunk(self._output, stream, time.time_ns(), data)
+
+    # -- the start ------------------------------------------------------------------------------------------
+
+    async def _see_start(self) -> None:
+        """Tell that the run started once its command was executed, which the pid file comes just before."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_over, nursery.cancel_scope)
+            await self._pid_known.wait()
+            give_up = trio.current_time() + _EXECUTED
+            pause = 0.0005
+            while (executed := has_executed(self._pid, self._runtime)) is False:
+                if trio.current_time() > give_up:
+                    executed = True
+                    break
+                await trio.sleep(pause)
+                pause *= 2
+            if executed:
+                self._tell_started()
+            nursery.cancel_scope.cancel()
+
+    async def _until_over(self, scope: trio.CancelScope) -> None:
+        await self._over.wait()
+        scope.cancel()
+
+    def _tell_started(self) -> None:
+        if not self._started:
+            self._started = True
+            self._tell(
+                {"op": "started", "id": self.id, "run": self.number, "pid": self._pid, "ticks": self._ticks}
+            )
+
+    def _fail(self, why: str) -> None:
+        self._tell({"op": "failed", "id": self.id, "run": self.number, "why": why})
+
+    def _why_not_executed(self, code: int) -> str | None:
+        """Why the command was never executed, or None if it was.
+
+        Errors before execve are in the runtime's log and leave no pid file. A failing execve itself happens
+        after the runtime let go: its child says so on standard error, in one line, and exits 1 or 255.
+        """
+        said = self._first_error.decode("utf-8", "replace").strip()
+        if self._pid:
+            if code in (1, 255) and self._wrote == len(self._first_error) and "\n" not in said:
+                if said.startswith('{"msg":"exec container process'):
+                    with contextlib.suppress(ValueError, KeyError, TypeError):
+                        return str(json.loads(said)["msg"])
+                if said.startswith("exec /"):
+                    return said
+            return None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            lines = Path(self._ask["log"]).read_text().strip().splitlines()
+            errors = [entry for line in lines if (entry := json.loads(line)).get("level") in ("error", "fatal")]
+            return str(errors[-1]["msg"])
+        return said or f"the runtime ended with {code} and said nothing"
+
+
+def _launch(argv: list[str], with_stdin: bool) -> tuple[int, int, list[int]]:
+    """Execute ``argv`` with three pipes (or no input) and no other descriptor, in a session of its own.
+
+    Returns its pid, a pidfd, and our ends of standard input (-1: none), output and error. ``OSError`` leaves
+    nothing open and nothing running.
+    """
+    ours: list[int] = []
+    theirs: list[int] = []
+    try:
+        if with_stdin:
+            read, write = os.pipe2(os.O_CLOEXEC)
+        else:
+            read, write = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
+        theirs.append(read)
+        ours.append(write)
+        for _ in range(2):
+            read, write = os.pipe2(os.O_CLOEXEC)
+            ours.append(read)
+            theirs.append(write)
+        pid = os.posix_spawn(
+            argv[0],
+            argv,
+            _ENVIRON,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(theirs)],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT],  # what Python or main has changed
+        )
+        try:
+            return pid, os.pidfd_open(pid), ours
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+    except OSError:
+        for fd in ours:
+            if fd >= 0:
+                os.close(fd)
+        raise
+    finally:
+        for fd in theirs:
+            os.close(fd)
+
+
+def _write_record(path: str, record: dict[str, Any], *, sync: bool) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the engine, if there, is told all the same
+        with open(f"{path}.new", "w") as file:
+            json.dump(record, file)
+        os.rename(f"{path}.new", path)
+        if sync:
+            _sync_file(path)
+
+
+def _sync_file(path: str) -> None:
+    for each in (path, os.path.dirname(path)):
+        with contextlib.suppress(OSError):
+            fd = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
