@@ -8,7 +8,6 @@ Counted as ``du`` counts, over the whole store: writable layers, output, and the
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
@@ -17,18 +16,14 @@ from _image import busybox_tar
 from _report import Report
 
 import lading
-from lading.storage.trees import measure_tree
+from lading.storage.trees import measure
 
 IMAGE = "busybox:bench"
 
 
 def used(root: Path) -> int:
     """Bytes on disk of everything below ``root``."""
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return measure_tree(directory).disk_bytes
-    finally:
-        os.close(directory)
+    return measure(root).disk_bytes
 
 
 async def main(containers: int) -> None:
@@ -43,8 +38,8 @@ async def main(containers: int) -> None:
                 container = await engine.containers.create(IMAGE, ["/bin/sh", "-c", "echo hello"])
                 await container.start()
                 await container.wait()
-            while engine.core.live:
-                await trio.sleep(0.01)
+            for supervisor in list(engine.core.live.values()):
+                await supervisor.done.wait()
             after = used(root)
             layers = used(root / "containers")
             report.add("image", image.size, "bytes", n=1)

@@ -47,6 +47,7 @@ class Journal:
         self._moved = trio.Event()
         self._finished = trio.Event()
         self._closed = False
+        self._broken = ""
         self._thread = threading.Thread(target=self._write, name="lading-journal", daemon=True)
 
     @property
@@ -113,13 +114,13 @@ class Journal:
     def _commit(self, batch: list[_Waiting]) -> None:
         answers: Sequence[tuple[Record, ...] | LadingError]
         try:
+            if self._broken:
+                raise StoreBroken(self._broken)
             answers = self.log.append([waiting.append for waiting in batch])
-        except LadingError as error:
-            answers = [error] * len(batch)
         except Exception as error:
-            broken = StoreBroken(f"{type(error).__name__}: {error}")
-            broken.__cause__ = error
-            answers = [broken] * len(batch)
+            # An error of its own for each caller: one object would collect all their tracebacks.
+            self._broken = why = error.why if isinstance(error, StoreBroken) else f"{type(error).__name__}: {error}"
+            answers = [_broken(why, error) for _ in batch]
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.answer = answer
         self._token.run_sync_soon(self._deliver, batch)
@@ -129,6 +130,12 @@ class Journal:
             waiting.done.set()
         moved, self._moved = self._moved, trio.Event()
         moved.set()
+
+
+def _broken(why: str, cause: Exception) -> StoreBroken:
+    error = StoreBroken(why)
+    error.__cause__ = cause
+    return error
 
 
 def _random_ids() -> Iterator[str]:

@@ -95,6 +95,8 @@ class Keeper:
             mine({"op": "hello", "pid": os.getpid(), "runs": [run.describe() for run in self._runs.values()]})
             try:
                 self._handle(first)
+                for message in decoder.feed(b""):
+                    self._handle(message)
                 while data := await stream.receive_some(1 << 16):
                     for message in decoder.feed(data):
                         self._handle(message)

@@ -55,6 +55,25 @@ SCHEMAS: dict[str, tuple[type[Any], int]] = {
 UPCASTERS: dict[tuple[str, int], Callable[[list[Any]], list[Any]]] = {}
 """(tag, schema) -> how its fields become those of schema + 1."""
 
+
+@attrs.frozen
+class _Entry:
+    """A record as it is stored, checked field by field."""
+
+    form: int
+    position: int
+    stream: str
+    version: int
+    event_id: str
+    time: int
+    actor: Actor
+    command: str
+    cause: int
+    tag: str
+    schema: int
+    fields: list[Any]
+
+
 _TAG_OF = {cls: (tag, schema) for tag, (cls, schema) in SCHEMAS.items()}
 
 
@@ -99,16 +118,24 @@ def decode_record(stored: bytes, position: int, previous: bytes | None = None) -
     if previous is not None and hashlib.sha256(previous + body).digest() != chain:
         raise StoreCorrupt(position, "its hash does not follow from the record before it")
     try:
-        form, at, stream, version, event_id, time, actor, command, cause, tag, schema, fields = msgpack.unpackb(
-            body, strict_map_key=True
-        )
-        if form != _FORMAT or at != position:
-            raise ValueError(f"it says format {form}, position {at}")
-        event = _decode_event(tag, schema, fields)
-        who = Actor(*actor)
+        entry = from_plain(_Entry, msgpack.unpackb(body, strict_map_key=True))
+        if entry.form != _FORMAT or entry.position != position:
+            raise ValueError(f"it says format {entry.form}, position {entry.position}")
+        event = _decode_event(entry.tag, entry.schema, entry.fields)
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
         raise StoreCorrupt(position, f"it can't be decoded: {error}") from error
-    return Record(position, stream, version, event_id, time, who, CommandId(command), cause, event, chain)
+    return Record(
+        position,
+        entry.stream,
+        entry.version,
+        entry.event_id,
+        entry.time,
+        entry.actor,
+        CommandId(entry.command),
+        entry.cause,
+        event,
+        chain,
+    )
 
 
 def upcast(tag: str, schema: int, fields: list[Any]) -> list[Any]:

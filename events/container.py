@@ -219,6 +219,7 @@ LIFECYCLE: dict[Phase | None, dict[type[ContainerEvent], Phase]] = {
         RemoveFailed: Phase.DEAD,
     },
     Phase.DEAD: {
+        Exited: Phase.DEAD,
         RemoveRequested: Phase.REMOVING,
         Renamed: Phase.DEAD,
     },

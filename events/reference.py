@@ -44,7 +44,8 @@ class Reference:
         """The familiar name without a tag, as Docker shows it: ``nginx``, ``ghcr.io/a/b``."""
         if self.domain != _DEFAULT_DOMAIN:
             return f"{self.domain}/{self.path}"
-        return self.path.removeprefix("library/")
+        short = self.path.removeprefix("library/")
+        return self.path if "/" in short else short
 
     @property
     def familiar(self) -> str:
@@ -77,7 +78,7 @@ def parse_reference(text: str) -> Reference:
     if (
         _DOMAIN.fullmatch(domain) is None
         or _PATH.fullmatch(path) is None
-        or len(path) > 255
+        or len(domain) + len(path) > 300
         or (tag is not None and _TAG.fullmatch(tag) is None)
     ):
         raise Invalid("image reference", text, _WHY)

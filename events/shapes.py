@@ -64,6 +64,8 @@ def _bare(hint: Any) -> Any:
 
 def _encoder(hint: Any) -> _Convert | None:
     origin, args = typing.get_origin(hint), tuple(_bare(arg) for arg in typing.get_args(hint))
+    if origin is list:
+        return None
     if origin is tuple:
         inner = _encoder(args[0])
         return list if inner is None else lambda items: [inner(item) for item in items]
@@ -79,6 +81,8 @@ def _encoder(hint: Any) -> _Convert | None:
 
 def _decoder(hint: Any, where: str) -> _Convert:
     origin, args = typing.get_origin(hint), tuple(_bare(arg) for arg in typing.get_args(hint))
+    if origin is list:
+        return _checked(list, where)
     if origin is tuple:
         return _tuple_decoder(_decoder(args[0], where), where)
     if origin is Mapping:
@@ -91,12 +95,16 @@ def _decoder(hint: Any, where: str) -> _Convert:
     if issubclass(hint, str) and hint is not str:  # an enumeration: the constructor refuses strangers
         return typing.cast("_Convert", hint)
 
-    def plain(value: Any) -> Any:
-        if type(value) is not hint:
-            raise ValueError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
+    return _checked(hint, where)
+
+
+def _checked(cls: type[Any], where: str) -> _Convert:
+    def check(value: Any) -> Any:
+        if type(value) is not cls:
+            raise ValueError(f"{where}: expected {cls.__name__}, got {type(value).__name__}")
         return value
 
-    return plain
+    return check
 
 
 def _tuple_decoder(inner: _Convert, where: str) -> _Convert:

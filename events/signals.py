@@ -9,7 +9,7 @@ from lading.events.errors import Invalid
 
 __all__ = ["check_signal", "signal_number"]
 
-_REALTIME = re.compile(r"SIGRT(MIN|MAX)([+-][0-9]{1,2})?")
+_REALTIME = re.compile(r"SIGRT(?:MIN(\+[0-9]{1,2})?|MAX(-[0-9]{1,2})?)")
 _NUMBER = re.compile(r"[0-9]{1,3}")
 
 
@@ -27,12 +27,13 @@ def signal_number(text: str) -> int:
     number = 0
     if _NUMBER.fullmatch(text):
         number = int(text)
-    else:
+    elif text.isascii():
         name = text.upper()
         name = name if name.startswith("SIG") else f"SIG{name}"
         if match := _REALTIME.fullmatch(name):
-            base = signal.SIGRTMIN if match[1] == "MIN" else signal.SIGRTMAX
-            number = int(base) + int(match[2] or 0)
+            base = signal.SIGRTMIN if "MIN" in name else signal.SIGRTMAX
+            number = int(base) + int(match[1] or match[2] or 0)
+            number = number if signal.SIGRTMIN <= number <= signal.SIGRTMAX else 0
         elif name in signal.Signals.__members__:
             number = int(signal.Signals[name])
     if not 1 <= number <= int(signal.SIGRTMAX):

@@ -102,16 +102,18 @@ def project(record: Record, views: Views) -> None:
     match event:
         case Created():
             _claim(views, event.name, event.container)
-            views.put(CONTAINERS, event.container, evolve(None, event, record.time))
+            before = views.get(CONTAINERS, event.container)
+            views.put(CONTAINERS, event.container, evolve(before, event, record.time))
         case Removed():
             container = _container(record)
-            _advance(views, container, record)
-            views.delete(NAMES, event.name)
+            _free(views, _advance(views, container, record).name, container)
             views.delete(CONTAINERS, container)
         case Renamed():
             container = _container(record)
             _claim(views, event.new, container)
-            views.delete(NAMES, event.old)
+            before = views.get(CONTAINERS, container)
+            if before is not None and before.name != event.new:
+                _free(views, before.name, container)
             views.put(CONTAINERS, container, _advance(views, container, record))
         case (
             StartRequested()
@@ -131,7 +133,9 @@ def project(record: Record, views: Views) -> None:
             layers = [views.get(LAYERS, chain) for chain in event.layers]
             size = sum(layer.disk_bytes for layer in layers if layer is not None)
             fields = {field.name: getattr(event, field.name) for field in attrs.fields(ImageAdded)}
-            views.put(IMAGES, event.image, ImageState(**fields, added_at=record.time, size=size))
+            known = views.get(IMAGES, event.image)
+            tags = () if known is None else known.tags
+            views.put(IMAGES, event.image, ImageState(**fields, added_at=record.time, size=size, tags=tags))
         case Tagged():
             _tag(views, event, record.time)
         case StoreCreated():
@@ -156,11 +160,18 @@ def _claim(views: Views, name: str, container: ContainerId) -> None:
     views.put(NAMES, name, NameState(container))
 
 
+def _free(views: Views, name: str, container: ContainerId) -> None:
+    holder = views.get(NAMES, name)
+    if holder is not None and holder.container == container:
+        views.delete(NAMES, name)
+
+
 def _tag(views: Views, event: Tagged, time: int) -> None:
-    before = views.get(IMAGES, event.previous) if event.previous else None
-    if before is not None and event.previous != event.image:
+    pointed = views.get(TAGS, event.name)
+    before = views.get(IMAGES, pointed.image) if pointed is not None else None
+    if before is not None and before.image != event.image:
         left = tuple(tag for tag in before.tags if tag != event.name)
-        views.put(IMAGES, event.previous, attrs.evolve(before, tags=left))
+        views.put(IMAGES, before.image, attrs.evolve(before, tags=left))
     now = views.get(IMAGES, event.image)
     if now is not None and event.name not in now.tags:
         views.put(IMAGES, event.image, attrs.evolve(now, tags=tuple(sorted((*now.tags, event.name)))))

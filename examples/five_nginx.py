@@ -4,14 +4,14 @@
 """
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
+from socket import create_server
 from urllib.request import urlopen
 
 import trio
@@ -21,9 +21,7 @@ from rich.table import Table
 import lading
 from lading.events.codec import event_tag
 from lading.events.views import CONTAINERS
-from lading.storage.log import Log
-from lading.storage.store import read_log
-from lading.storage.trees import measure_tree
+from lading.storage.trees import measure
 
 NAMES = ["anna", "bert", "cora", "dave", "emma"]
 PAGE = "var/www/html/index.html"
@@ -57,13 +55,13 @@ def fetch(port: str) -> str:
     raise SystemExit(f"nothing serves port {port}")
 
 
-def show(log: Log, root: Path) -> dict[str, int]:
-    """A table of all containers, as the log and the network tell it; their pids by name."""
+def show(states: list[lading.ContainerState], root: Path) -> dict[str, int]:
+    """A table of the containers, as the log, the network and the disk tell it; their pids by name."""
     table, pids = Table("name", "state", "pid", "port", "page", "writable layer", "shared layers"), {}
-    shared = measure_tree(os.open(root / "layers", os.O_RDONLY)).disk_bytes
-    for _, state in sorted(log.scan(CONTAINERS), key=lambda item: item[1].name):
+    shared = measure(root / "layers").disk_bytes
+    for state in sorted(states, key=lambda state: state.name):
         pids[state.name], port = state.process.pid if state.process else 0, state.spec.labels["port"]
-        own = measure_tree(os.open(root / "containers" / state.id / "upper", os.O_RDONLY)).disk_bytes
+        own = measure(root / "containers" / state.id / "upper").disk_bytes
         what = (state.name, state.phase, str(pids[state.name]), port, fetch(port))
         table.add_row(*what, f"{own >> 10} KiB", f"{shared >> 20} MiB")
     console.print(table)
@@ -72,20 +70,23 @@ def show(log: Log, root: Path) -> dict[str, int]:
 
 async def demo(root: Path, rootfs: str) -> None:
     """The story, in order."""
-    ports = [str(socket.create_server(("127.0.0.1", 0)).getsockname()[1]) for _ in NAMES]
+    ports = [str(create_server(("127.0.0.1", 0)).getsockname()[1]) for _ in NAMES]
     console.rule("five containers from one image, started concurrently by an engine in a process of its own")
     first = subprocess.Popen([sys.executable, __file__, rootfs, str(root), *ports], stdout=subprocess.PIPE)
-    assert first.stdout and first.stdout.readline()  # noqa: PT018
-    before, [page] = show(read_log(root), root), (root / "layers").glob(f"*/{PAGE}")
+    if not first.stdout.readline():
+        sys.exit("the first engine did not start")
+    with closing(lading.read_log(root)) as log:
+        before = show([state for _, state in log.scan(CONTAINERS)], root)
+    [page] = (root / "layers").glob(f"*/{PAGE}")
     original = page.read_bytes()
-    Path(f"/proc/{before['anna']}/root/{PAGE}").write_text("<h1>anna, changed</h1>\n")
+    Path(f"/proc/{before['anna']}/root/{PAGE}").write_text("<h1>anna, changed</h1>")
     console.print("written inside anna; the pages:", *map(fetch, ports))
     console.print("the image is unchanged:", page.read_bytes() == original)
     first.kill()
     console.rule(f"that engine was killed (exit {first.wait()}); this is the next one, on the same store")
     async with lading.open_engine(root) as engine:
-        console.print("re-adopted, with the same pids and still serving:", before == show(engine.core.log, root))
-        anna = engine.containers.get("anna").id
+        console.print("re-adopted, same pids, still serving:", before == show(engine.containers.list(), root))
+        history = f"container/{engine.containers.get('anna').id}"
         async with trio.open_nursery() as nursery:
             for name in NAMES:
                 nursery.start_soon(engine.containers.get(name).stop, 5)
@@ -94,19 +95,17 @@ async def demo(root: Path, rootfs: str) -> None:
         left, images = os.listdir(root / "containers"), [image.tags for image in engine.images.list()]
         console.print(f"stopped and removed; writable layers left: {left}; images left: {images}")
         console.rule("the history of anna, from the log: when, who, what")
-        for record in engine.log.read_stream(f"container/{anna}"):
+        for record in engine.log.read_stream(history):
             when, who = datetime.fromtimestamp(record.time / 1e9).strftime("%H:%M:%S.%f"), record.actor
-            by = f"uid {who.uid} pid {who.pid} {who.client}"
-            console.print(f"{record.position:4}  {when}  {by:25}  {event_tag(record.event)}")
+            print(
+                f"{record.position:4}  {when}  uid {who.uid} pid {who.pid} {who.client}  {event_tag(record.event)}"
+            )
         found = await engine.log.verify()
-        console.print(
-            f"views rebuilt from {found.records} records: all {found.states} entries equal the live ones"
-        )
+        print(f"views rebuilt from {found.records} records: all {found.states} entries equal the live ones")
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         trio.run(run_five, sys.argv[2], sys.argv[1], sys.argv[3:])
-    else:
-        with tempfile.TemporaryDirectory(prefix="lading-demo-") as directory:
-            trio.run(demo, Path(directory) / "store", sys.argv[1])
+    with tempfile.TemporaryDirectory(prefix="lading-demo-") as directory:
+        trio.run(demo, Path(directory) / "store", sys.argv[1])

@@ -59,9 +59,10 @@ def open_log(path: Path, store: str = "", readonly: bool = False) -> Log:
         with env.begin(db=tables["meta"]) as txn:
             found = txn.get(b"format")
             schemas = txn.get(b"views")
-        if found is not None and int(found) > FORMAT:
-            raise StoreNewer(os.fspath(path), int(found), FORMAT)
+        if not fresh:
+            _check_format(path, found)
         if fresh:
+            os.truncate(data, 4 << 20)  # see Log._lengthen
             with env.begin(write=True, db=tables["meta"]) as txn:
                 txn.put(b"format", str(FORMAT).encode())
                 txn.put(b"store", store.encode())
@@ -77,8 +78,19 @@ def open_log(path: Path, store: str = "", readonly: bool = False) -> Log:
     return log
 
 
+def _check_format(path: Path, found: bytes | memoryview | None) -> None:
+    text = b"" if found is None else bytes(found)
+    if not text.isdigit():
+        raise StoreCorrupt(0, f"{path} has no format number; {_RESTORE}")
+    if int(text) > FORMAT:
+        raise StoreNewer(os.fspath(path), int(text), FORMAT)
+
+
 def _check_length(data: Path) -> None:
-    """Refuse a file that is shorter than its meta pages say (LMDB 0.9, mdb.c, MDB_meta)."""
+    """Refuse a file that lacks pages which its meta pages count on (LMDB 0.9, mdb.c, MDB_meta).
+
+    The log keeps the file longer than that at every instant, so a shorter one was cut.
+    """
     size = data.stat().st_size
     page = os.sysconf("SC_PAGE_SIZE")
     with data.open("rb") as file:
@@ -98,6 +110,4 @@ def _check_length(data: Path) -> None:
             return
         last_page = max(last_page, struct.unpack_from("<Q", head, start + 16 + 24 + 96)[0])
     if size < (last_page + 1) * page:
-        raise StoreCorrupt(
-            0, f"{data} has {size} bytes and needs {(last_page + 1) * page}; restore it from a backup"
-        )
+        raise StoreCorrupt(0, f"{data} has {size} bytes and needs {(last_page + 1) * page}; {_RESTORE}")

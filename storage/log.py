@@ -19,16 +19,18 @@ before the method returns: no reader holds a page back.
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
 import lmdb
+import msgpack
 
 from lading.events.codec import GENESIS, decode_record, decode_state, encode_record, encode_state
 from lading.events.envelope import Actor, Proposed, Record
-from lading.events.errors import Conflict, LadingError, Refused, StoreBroken, StoreCorrupt
+from lading.events.errors import Conflict, Invalid, LadingError, Refused, StoreBroken, StoreCorrupt
 from lading.events.ids import CommandId
 from lading.events.views import VIEWS, View, project
 from lading.storage.memory import MemoryViews
@@ -37,6 +39,11 @@ __all__ = ["Append", "Log", "Verified", "view_schemas"]
 
 _U64 = struct.Struct(">Q")
 _CACHE = 8192
+_PAGES_A_PUT = 8
+_PAGES_SPARE = 64
+_STEP = 4 << 20
+_KEY = 511
+"""The longest key (LMDB's MDB_MAXKEYSIZE)."""
 
 S = TypeVar("S")
 
@@ -75,6 +82,9 @@ class Log:
         self._position, self._chain = self._last()
         self._states: dict[bytes, Any] = {}
         self._broken = ""
+        self._file = f"{env.path()}/data.mdb"
+        self._length = 0
+        self._page = env.stat()["psize"]
 
     def close(self) -> None:
         """Close the environment. Nothing may use the log after."""
@@ -85,34 +95,39 @@ class Log:
         """The position of the last record that this object appended, or found when it was opened."""
         return self._position
 
-    def append(self, batch: Sequence[Append]) -> list[tuple[Record, ...] | Refused]:
+    def append(self, batch: Sequence[Append]) -> list[tuple[Record, ...] | Refused | Invalid]:
         """Append every member of ``batch`` that its conditions allow, and sync once.
 
         Gives, for each member in order, its records or the refusal; a refused member has changed nothing,
         and later members are decided as if it had not been there. Returns after the commit is on disk.
-        A failed commit makes the log ``StoreBroken`` for good: nothing of the batch may be relied on.
+        An event that can't be stored (text that isn't Unicode, a number past 64 bits, a key past LMDB's 511
+        bytes) is refused as ``Invalid``. A failed commit makes the log ``StoreBroken`` for good: nothing of the
+        batch may be relied on.
         """
         if self._broken:
             raise StoreBroken(self._broken)
         position, chain = self._position, self._chain
-        answers: list[tuple[Record, ...] | Refused] = []
+        answers: list[tuple[Record, ...] | Refused | Invalid] = []
+        pages = 0
         try:
             with self._env.begin(write=True) as txn:
                 for member in batch:
                     draft = _Draft(self, txn, position, chain)
                     try:
                         records = draft.write(member)
-                    except Refused as refusal:
+                    except (Refused, Invalid) as refusal:
                         answers.append(refusal)
                         continue
-                    draft.flush()
+                    pages += draft.flush()
                     position, chain = draft.position, draft.chain
                     answers.append(records)
+                self._lengthen(pages)
         except lmdb.Error as error:
             self._broken = str(error)
             self._states.clear()
             raise StoreBroken(self._broken) from error
-        except BaseException:
+        except BaseException as error:
+            self._broken = f"{type(error).__name__}: {error}"
             self._states.clear()
             raise
         self._position, self._chain = position, chain
@@ -151,14 +166,15 @@ class Log:
         """The state at ``key`` of ``view``, or None."""
         with self._env.begin(db=self._view) as txn:
             stored = txn.get(_view_key(view, key))
-        return None if stored is None else decode_state(view.state, bytes(stored))
+        return None if stored is None else _decoded(view, key, bytes(stored))
 
     def scan(self, view: View[S], prefix: str = "", limit: int = 0) -> list[tuple[str, S]]:
         """Every (or the first ``limit``) state of ``view`` whose key starts with ``prefix``, by key."""
         with self._env.begin(db=self._view) as txn:
             page = list(_walk(txn, _view_key(view, prefix), limit))
         skip = len(view.name.encode()) + 1
-        return [(key[skip:].decode(), decode_state(view.state, value)) for key, value in page]
+        found = [(key[skip:].decode(), value) for key, value in page]
+        return [(key, _decoded(view, key, value)) for key, value in found]
 
     def verify(self) -> Verified:
         """Walk the whole chain, decode everything, rebuild the views aside and compare every byte.
@@ -167,6 +183,7 @@ class Log:
         key for a view that is.
         """
         aside, chain, last = MemoryViews(), GENESIS, 0
+        heads: dict[bytes, bytes] = {}
         with self._env.begin() as txn:
             with txn.cursor(db=self._log) as cursor:
                 for key, value in cursor:
@@ -175,12 +192,21 @@ class Log:
                         raise StoreCorrupt(last, "the record is missing")
                     record = decode_record(value, last, chain)
                     chain = record.chain
+                    version = _U64.pack(record.version)
+                    if record.version != 1 + _U64.unpack(heads.get(record.stream.encode(), bytes(8)))[0]:
+                        raise StoreCorrupt(last, f"its version in stream {record.stream} is {record.version}")
+                    heads[record.stream.encode()] = version
                     if txn.get(_stream_key(record.stream, record.version), db=self._streams) != key:
                         raise StoreCorrupt(last, f"it is not in the index of stream {record.stream}")
                     try:
                         project(record, aside)
                     except LadingError as error:
                         raise StoreCorrupt(last, f"it can't have happened there: {error}") from error
+            with txn.cursor(db=self._heads) as cursor:
+                if dict(cursor) != heads:
+                    raise StoreCorrupt(last + 1, "the streams' heads name other records than the log has")
+            if txn.stat(self._streams)["entries"] != last:
+                raise StoreCorrupt(last + 1, "the index of streams names records that the log has not")
             rebuilt = {_view_key(view, key): encode_state(state) for view, key, state in aside.items()}
             with txn.cursor(db=self._view) as cursor:
                 live = dict(cursor)
@@ -200,9 +226,24 @@ class Log:
         self._states.clear()
         with self._env.begin(write=True) as txn:
             txn.drop(self._view, delete=False)
-            for view, key, state in aside.items():
-                txn.put(_view_key(view, key), encode_state(state), db=self._view)
+            stored = {_view_key(view, key): encode_state(state) for view, key, state in aside.items()}
+            for key, value in stored.items():
+                txn.put(key, value, db=self._view)
             txn.put(b"views", view_schemas(), db=self._meta)
+            self._lengthen(_PAGES_A_PUT * len(stored) + sum(map(len, stored.values())) // 1024)
+
+    def _lengthen(self, pages: int) -> None:
+        """Have the file longer than the coming commit, which takes at most ``pages`` more, can make it.
+
+        LMDB never writes a page that was taken and given back in one commit, not even to lengthen the file: a
+        sound file could be shorter than its meta page says, and opening could not tell it from a cut one. The
+        length costs no disk: what is not written is a hole.
+        """
+        need = (self._env.info()["last_pgno"] + 1 + _PAGES_SPARE + pages) * self._page
+        if need > self._length:
+            self._length = need + _STEP
+            if os.path.getsize(self._file) < self._length:
+                os.truncate(self._file, self._length)
 
     def _last(self) -> tuple[int, bytes]:
         with self._env.begin(db=self._log) as txn, txn.cursor() as cursor:
@@ -221,8 +262,16 @@ class _Draft:
         self._versions: dict[str, int] = {}
         self._index: list[tuple[bytes, int]] = []
         self._states: dict[bytes, Any] = {}
+        self._stored: dict[bytes, bytes | None] = {}
 
     def write(self, member: Append) -> tuple[Record, ...]:
+        """Decide and encode all of ``member``; raises a ``Refused`` or ``Invalid`` that leaves no trace."""
+        try:
+            return self._write(member)
+        except (ValueError, OverflowError, TypeError) as error:  # UnicodeEncodeError is a ValueError
+            raise Invalid("event", member.events[0].stream, f"it can't be stored: {error}") from error
+
+    def _write(self, member: Append) -> tuple[Record, ...]:
         records = []
         for proposed, event_id in zip(member.events, member.ids, strict=True):
             version = self._version(proposed.stream)
@@ -247,10 +296,14 @@ class _Draft:
             self._versions[proposed.stream] = version + 1
             self._index.append((_stream_key(proposed.stream, version + 1), self.position))
             records.append(attrs.evolve(record, chain=self.chain))
+        self._stored = {key: None if state is None else encode_state(state) for key, state in self._states.items()}
         return tuple(records)
 
-    def flush(self) -> None:
+    def flush(self) -> int:
+        """Write it all down; at most so many pages were taken for that."""
         txn, log = self._txn, self._store
+        puts = 2 * len(self._records) + len(self._versions) + len(self._stored)
+        size = sum(len(stored) for _, stored in self._records) + sum(map(len, filter(None, self._stored.values())))
         for position, stored in self._records:
             if not txn.put(_U64.pack(position), stored, db=log._log, append=True):
                 raise StoreCorrupt(position, "the log already goes further than its writer knows")
@@ -258,12 +311,13 @@ class _Draft:
             txn.put(key, _U64.pack(position), db=log._streams)
         for stream, version in self._versions.items():
             txn.put(stream.encode(), _U64.pack(version), db=log._heads)
-        for key, state in self._states.items():
-            if state is None:
+        for key, value in self._stored.items():
+            if value is None:
                 txn.delete(key, db=log._view)
             else:
-                txn.put(key, encode_state(state), db=log._view)
+                txn.put(key, value, db=log._view)
         log._states.update(self._states)
+        return _PAGES_A_PUT * puts + size // 1024
 
     def _version(self, stream: str) -> int:
         if stream not in self._versions:
@@ -278,7 +332,7 @@ class _Draft:
                 state: S | None = known[full]
                 return state
         stored = self._txn.get(full, db=self._store._view)
-        return None if stored is None else decode_state(view.state, bytes(stored))
+        return None if stored is None else _decoded(view, key, bytes(stored))
 
     def put(self, view: View[S], key: str, state: S) -> None:
         self._states[_view_key(view, key)] = state
@@ -293,11 +347,27 @@ def view_schemas() -> bytes:
 
 
 def _view_key(view: View[Any], key: str) -> bytes:
-    return f"{view.name}\0{key}".encode()
+    return _checked(f"{view.name}\0{key}".encode())
 
 
 def _stream_key(stream: str, version: int) -> bytes:
-    return stream.encode() + b"\0" + _U64.pack(version)
+    return _checked(stream.encode() + b"\0" + _U64.pack(version))
+
+
+def _checked(key: bytes) -> bytes:
+    if len(key) > _KEY:
+        raise ValueError(f"a key of {len(key)} bytes is longer than LMDB's {_KEY}")
+    return key
+
+
+def _decoded(view: View[S], key: str, stored: bytes) -> S:
+    try:
+        state: S = decode_state(view.state, stored)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise StoreCorrupt(
+            0, f"entry {key!r} of view {view.name} can't be decoded: {error}; rebuild the views"
+        ) from (error)
+    return state
 
 
 def _walk(txn: lmdb.Transaction, prefix: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:

@@ -42,6 +42,8 @@ def append_chunk(fd: int, stream: int, time: int, data: bytes) -> None:
 
     A write that a full disk cut short is taken back, so that the file stays whole. Not synced.
     """
+    if len(data) > CHUNK:
+        raise ValueError(f"a chunk has at most {CHUNK} bytes, not {len(data)}")
     head = _HEAD.pack(_MAGIC, stream, 0, len(data), time)
     crc = _CRC.pack(zlib.crc32(data, zlib.crc32(head)))
     written = os.writev(fd, (head, crc, data))

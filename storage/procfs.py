@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import signal
@@ -52,7 +53,12 @@ def send_signal(process: ProcessId, number: int) -> bool:
     The pidfd is opened first and the start time read after: if they agree, the descriptor is this process.
     """
     with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(process.pid)
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # a thread has the number now
+                return False
+            raise
         try:
             if is_alive(process):
                 signal.pidfd_send_signal(pidfd, number)
@@ -81,12 +87,12 @@ def has_executed(pid: int, runtime: int) -> bool | None:
 
 def processes_naming(argument: str) -> list[int]:
     """The processes that have ``argument`` as one whole word of their command line."""
-    word = b"\0" + os.fsencode(argument) + b"\0"
+    word = os.fsencode(argument)
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
             with contextlib.suppress(OSError), open(f"/proc/{entry}/cmdline", "rb") as file:
-                if word in file.read():
+                if word in file.read().split(b"\0"):
                     found.append(int(entry))
     return found
 

@@ -183,9 +183,13 @@ def _own(root: Path) -> int:
 
 def _open_owned(root: Path, lock: int) -> Store:
     paths = locate(root)
-    for directory in (paths.log, paths.blobs, paths.layers, paths.containers, paths.staging, paths.trash):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    make_skeleton(paths.skeleton)
+    try:
+        for directory in (paths.log, paths.blobs, paths.layers, paths.containers, paths.staging, paths.trash):
+            directory.parent.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
+        make_skeleton(paths.skeleton)
+    except OSError as error:
+        raise HostError("make the store's directories in", os.fspath(root), error.errno or 0) from error
     marker = root / "store.json"
     if marker.exists():
         identity = _identity(marker)

@@ -17,7 +17,7 @@ import attrs
 from lading.events.errors import HostError
 from lading.storage.linux import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 
-__all__ = ["Usage", "measure_tree", "printable", "remove_tree"]
+__all__ = ["Usage", "measure", "measure_tree", "printable", "remove_tree"]
 
 _ENTER = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -97,6 +97,18 @@ def measure_tree(root_fd: int) -> Usage:
     except OSError as error:
         raise HostError("measure the directory tree", "", error.errno or 0) from error
     return Usage(inodes, blocks * 512)
+
+
+def measure(directory: str | os.PathLike[str]) -> Usage:
+    """``measure_tree`` of the directory at a path. Raises :class:`HostError`."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError("measure", os.fspath(directory), error.errno or 0) from error
+    try:
+        return measure_tree(fd)
+    finally:
+        os.close(fd)
 
 
 def _walk(fd: int, leaf: Callable[[int, os.DirEntry[str]], None], left: Callable[[int, str], None]) -> None:

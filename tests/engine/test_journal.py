@@ -1,0 +1,439 @@
+"""The journal: one commit for many, answers in order, and no append half done, whoever is cancelled or closed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from lading.engine.journal import Journal, open_journal
+from lading.events.container import Created, StartRequested
+from lading.events.envelope import Actor, Proposed, Record
+from lading.events.errors import AlreadyExists, Conflict, EngineClosed, Invalid, StoreBroken, WrongPhase
+from lading.events.ids import CommandId, container_stream
+from lading.events.spec import ContainerSpec
+from lading.events.views import CONTAINERS
+from lading.storage import environment
+from lading.storage.environment import open_log
+from lading.storage.log import Append, Log
+
+SPEC = ContainerSpec("sha256:" + "1" * 64, "app", (), ("true",))
+ACTOR = Actor(1000, 1000, 4, "test")
+COMMAND = CommandId("c" * 32)
+
+
+def made(number: int, name: str = "") -> Proposed:
+    container = f"{number:064x}"
+    return Proposed(container_stream(container), Created(container, name or f"name{number}", SPEC), 0)
+
+
+def started(number: int) -> Proposed:
+    return Proposed(container_stream(f"{number:064x}"), StartRequested(1))
+
+
+class Gate:
+    """Stands before ``log.append``: counts the batches, and can hold the writer thread back."""
+
+    def __init__(self, log: Log) -> None:
+        self.batches: list[int] = []
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.opened.set()
+        self.fail: Callable[[], None] = lambda: None
+        self._append = log.append
+        log.append = self.append  # type: ignore[method-assign]
+
+    def append(self, batch: Sequence[Append]) -> Any:
+        self.batches.append(len(batch))
+        self.entered.set()
+        assert self.opened.wait(30)
+        self.fail()
+        return self._append(batch)
+
+    def close(self) -> None:
+        self.entered.clear()
+        self.opened.clear()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    opened = open_log(tmp_path / "log", "id")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def gate(log: Log) -> Gate:
+    return Gate(log)
+
+
+@asynccontextmanager
+async def journal_of(log: Log, **kw: Any) -> AsyncIterator[Journal]:
+    with trio.fail_after(60):
+        async with open_journal(log, **{"clock": lambda: 777, **kw}) as journal:
+            yield journal
+
+
+@asynccontextmanager
+async def outer_nursery() -> AsyncIterator[trio.Nursery]:
+    """For tasks that outlive the journal; one that is never answered fails the test instead of hanging it."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            yield nursery
+
+
+async def tell(journal: Journal, *events: Proposed) -> tuple[Record, ...]:
+    return await journal.append(events, actor=ACTOR, command=COMMAND)
+
+
+async def hold(gate: Gate, nursery: trio.Nursery, journal: Journal, number: int) -> None:
+    """Have the writer thread stand still within a commit of container ``number``."""
+    gate.close()
+    nursery.start_soon(tell, journal, made(number))
+    await trio.to_thread.run_sync(gate.entered.wait)
+
+
+async def open_when_all_wait(gate: Gate) -> None:
+    await wait_all_tasks_blocked()
+    gate.opened.set()
+
+
+async def test_append_gives_the_records_that_are_on_disk(log: Log) -> None:
+    async with journal_of(log, new_id=lambda: "f" * 32) as journal:
+        records = await journal.append([made(1), started(1)], actor=ACTOR, command=COMMAND, cause=9)
+        assert log.read() == list(records)
+        assert journal.position == log.head() == 2
+    assert [(record.position, record.version, record.time) for record in records] == [(1, 1, 777), (2, 2, 777)]
+    assert (records[0].event_id, records[0].actor, records[0].command, records[0].cause) == (
+        "f" * 32,
+        ACTOR,
+        COMMAND,
+        9,
+    )
+
+
+async def test_by_default_times_are_the_clocks_and_ids_are_unique(log: Log) -> None:
+    async with open_journal(log) as journal:
+        records = await tell(journal, made(1), made(2))
+    assert len({record.event_id for record in records}) == 2
+    assert all(len(record.event_id) == 32 and int(record.event_id, 16) for record in records)
+    assert 1_600_000_000 < records[0].time / 1e9 < 1e11
+
+
+async def test_appends_that_wait_together_are_committed_together(log: Log, gate: Gate) -> None:
+    """Two hundred while the first is being synced: one more commit, not two hundred."""
+    async with journal_of(log) as journal, trio.open_nursery() as nursery:
+        await hold(gate, nursery, journal, 0)
+        for number in range(1, 201):
+            nursery.start_soon(tell, journal, made(number))
+        await open_when_all_wait(gate)
+    assert gate.batches == [1, 200]
+    assert log.verify().records == 201
+
+
+@pytest.mark.slow
+async def test_one_commit_takes_no_more_than_its_bound(log: Log, gate: Gate) -> None:
+    async with journal_of(log) as journal, trio.open_nursery() as nursery:
+        await hold(gate, nursery, journal, 0)
+        for number in range(1, 1501):
+            nursery.start_soon(tell, journal, made(number))
+        await open_when_all_wait(gate)
+    assert gate.batches == [1, 1024, 476]
+    assert log.head() == 1501
+
+
+async def test_positions_follow_the_order_of_the_calls(log: Log) -> None:
+    """``new_id`` is drawn when append is called, so ids that ascend show the order."""
+    ids = itertools.count(1)
+    async with journal_of(log, new_id=lambda: f"{next(ids):032x}") as journal, trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(tell, journal, made(number), started(number))
+    assert [int(record.event_id, 16) for record in log.read()] == list(range(1, 201))
+    assert [record.position for record in log.read()] == list(range(1, 201))
+
+
+async def test_a_refused_append_is_refused_alone(log: Log, gate: Gate) -> None:
+    """Each of a batch gets its own answer: records, or its own refusal."""
+    answers: dict[str, Any] = {}
+
+    async def ask(what: str, *events: Proposed) -> None:
+        try:
+            answers[what] = await tell(journal, *events)
+        except Exception as error:
+            answers[what] = error
+
+    async with journal_of(log) as journal, trio.open_nursery() as nursery:
+        await hold(gate, nursery, journal, 0)
+        asked = {
+            "fine": [made(1)],
+            "name": [made(2, "name0")],
+            "version": [made(3), made(0)],
+            "phase": [started(4)],
+            "too": [made(5)],
+        }
+        for what, events in asked.items():
+            nursery.start_soon(ask, what, *events)
+        await open_when_all_wait(gate)
+    assert gate.batches == [1, 5]
+    kinds = {what: type(answer) for what, answer in answers.items()}
+    assert kinds == {"fine": tuple, "name": AlreadyExists, "version": Conflict, "phase": WrongPhase, "too": tuple}
+    assert {key for key, _ in log.scan(CONTAINERS)} == {f"{number:064x}" for number in (0, 1, 5)}
+
+
+async def test_what_cannot_be_stored_fails_for_its_own_caller_only(log: Log, gate: Gate) -> None:
+    """Text that is no text comes from a client; who happened to append at the same moment is not harmed."""
+    fine: list[int] = []
+
+    async def ask() -> None:
+        (record,) = await tell(journal, made(1))
+        fine.append(record.position)
+
+    async def ask_nonsense() -> None:
+        with pytest.raises(Invalid):
+            await tell(journal, made(2), Proposed("container/\udcff", StartRequested(1)))
+
+    async with journal_of(log) as journal, trio.open_nursery() as nursery:
+        await hold(gate, nursery, journal, 0)
+        nursery.start_soon(ask)
+        nursery.start_soon(ask_nonsense)
+        await open_when_all_wait(gate)
+    assert fine == [log.head()] == [2]
+
+
+async def test_cancelled_before_it_has_begun_appends_nothing(log: Log, gate: Gate) -> None:
+    async with journal_of(log) as journal:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await tell(journal, made(1))
+        assert scope.cancelled_caught
+        await tell(journal, made(2))
+    assert [record.stream for record in log.read()] == [made(2).stream]
+
+
+async def test_cancelled_after_it_has_begun_is_carried_out_and_answered(log: Log, gate: Gate) -> None:
+    """The caller gets its records, and the cancel at its next checkpoint."""
+    seen: list[Any] = []
+    scope = trio.CancelScope()
+
+    async def ask() -> None:
+        with scope:
+            seen.append(await tell(journal, made(1)))
+            seen.append("no checkpoint yet")
+            await trio.lowlevel.checkpoint()
+            seen.append("not reached")
+
+    async with journal_of(log) as journal, trio.open_nursery() as nursery:
+        await hold(gate, nursery, journal, 0)
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert seen == []
+        gate.opened.set()
+    assert scope.cancelled_caught
+    assert seen == [(log.read()[1],), "no checkpoint yet"]
+
+
+async def test_a_cancelled_append_is_in_the_log_whole_or_not_at_all(log: Log) -> None:
+    """Cancelled at every step from before it starts to after it ended: who got records has them, in pairs."""
+    answered: set[int] = set()
+
+    async def ask(number: int, steps: int) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def go() -> None:
+                await tell(journal, made(number), started(number))
+                answered.add(number)
+
+            nursery.start_soon(go)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+    async with journal_of(log) as journal, trio.open_nursery() as nursery:
+        for number in range(120):
+            nursery.start_soon(ask, number, number % 12)
+    streams = [record.stream for record in log.read()]
+    assert streams[::2] == streams[1::2]
+    assert len(set(streams)) == len(streams) / 2
+    assert {made(number).stream for number in answered} == set(streams)
+    assert 0 < len(answered) < 120
+    log.verify()
+
+
+async def test_closing_answers_every_append_that_was_accepted(log: Log, gate: Gate) -> None:
+    positions: list[int] = []
+
+    async def ask(journal: Journal, number: int) -> None:
+        (record,) = await tell(journal, made(number))
+        positions.append(record.position)
+
+    async with outer_nursery() as nursery:
+        async with journal_of(log) as journal:
+            await hold(gate, nursery, journal, 0)
+            for number in range(1, 11):
+                nursery.start_soon(ask, journal, number)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(open_when_all_wait, gate)
+        assert log.head() == 11
+    assert sorted(positions) == list(range(2, 12))
+
+
+async def test_closing_is_complete_even_when_cancelled(log: Log, gate: Gate) -> None:
+    async with outer_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with journal_of(log) as journal:
+                await hold(gate, nursery, journal, 0)
+                nursery.start_soon(tell, journal, made(1))
+                await wait_all_tasks_blocked()
+                nursery.start_soon(open_when_all_wait, gate)
+                scope.cancel()
+                await trio.sleep_forever()
+        assert log.head() == 2
+
+
+async def test_a_closed_journal_refuses(log: Log) -> None:
+    async with journal_of(log) as journal:
+        await tell(journal, made(1))
+    for _ in range(2):
+        with pytest.raises(EngineClosed):
+            await tell(journal, made(2))
+    with pytest.raises(EngineClosed):
+        await journal.wait_past(1)
+    await journal.wait_past(0)
+    assert log.head() == 1
+
+
+async def test_wait_past_returns_when_the_log_has_grown(log: Log) -> None:
+    woken: list[int] = []
+
+    async def wait(position: int) -> None:
+        await journal.wait_past(position)
+        assert journal.position > position
+        assert log.head() > position
+        woken.append(position)
+
+    async with journal_of(log) as journal, trio.open_nursery() as nursery:
+        for position in (0, 0, 1, 2):
+            nursery.start_soon(wait, position)
+        await wait_all_tasks_blocked()
+        assert woken == []
+        await tell(journal, made(1))
+        await wait_all_tasks_blocked()
+        assert woken == [0, 0]
+        await tell(journal, made(2), made(3))
+        await wait_all_tasks_blocked()
+        assert sorted(woken) == [0, 0, 1, 2]
+        await journal.wait_past(2)
+
+
+async def test_wait_past_can_be_cancelled_and_ends_with_the_journal(log: Log) -> None:
+    closed: list[int] = []
+
+    async def wait(journal: Journal) -> None:
+        with pytest.raises(EngineClosed):
+            await journal.wait_past(5)
+        closed.append(1)
+
+    async with trio.open_nursery() as nursery, journal_of(log) as journal:
+        nursery.start_soon(wait, journal)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.wait_past(5)
+        assert scope.cancelled_caught
+        await tell(journal, made(1))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.wait_past(0)
+        assert scope.cancelled_caught
+        await wait_all_tasks_blocked()
+        assert closed == []
+    assert closed == [1]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "I/O"), RuntimeError("a defect")])
+async def test_a_failed_commit_breaks_the_journal_for_good(log: Log, gate: Gate, error: Exception) -> None:
+    """All of its batch and all who come later are told, even if the next commit would have worked."""
+    broken: list[Exception] = []
+
+    async def ask(number: int) -> None:
+        with pytest.raises(StoreBroken) as told:
+            await tell(journal, made(number))
+        broken.append(told.value)
+
+    def fail() -> None:
+        gate.fail = lambda: None
+        raise error
+
+    async with journal_of(log) as journal:
+        await tell(journal, made(1))
+        async with trio.open_nursery() as nursery:
+            await hold(gate, nursery, journal, 2)
+            for number in range(3, 8):
+                nursery.start_soon(tell, journal, made(number))
+            await open_when_all_wait(gate)
+        gate.fail = fail
+        await ask(8)
+        await ask(9)
+    assert len(broken) == 2
+    assert log.head() == 7
+    assert all(str(error) in str(told) for told in broken)
+
+
+async def test_a_full_store_breaks_the_journal_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_MAP", 1 << 20)
+    log = open_log(tmp_path / "small", "id")
+    large = ContainerSpec("sha256:" + "1" * 64, "app", (), ("x" * 2_000_000,))
+    async with journal_of(log) as journal:
+        await tell(journal, made(1))
+        with pytest.raises(StoreBroken, match="MDB_MAP_FULL"):
+            await tell(journal, Proposed(made(2).stream, Created("2".zfill(64), "name2", large)))
+        with pytest.raises(StoreBroken, match="MDB_MAP_FULL"):
+            await tell(journal, made(3))
+        assert journal.position == log.head() == 1
+    log.close()
+
+
+async def test_each_caller_of_a_failed_commit_has_an_error_of_its_own(log: Log, gate: Gate) -> None:
+    """One exception raised in several tasks would collect all their tracebacks."""
+    broken: list[StoreBroken] = []
+
+    async def ask(number: int) -> None:
+        with pytest.raises(StoreBroken) as told:
+            await tell(journal, made(number))
+        broken.append(told.value)
+
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    async with journal_of(log) as journal, trio.open_nursery() as nursery:
+        gate.close()
+        gate.fail = fail
+        for number in range(3):
+            nursery.start_soon(ask, number)
+        await open_when_all_wait(gate)
+    assert len({id(error) for error in broken}) == 3
+
+
+async def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    """Threads, descriptors: as many after ten journals as before."""
+    await trio.to_thread.run_sync(lambda: None)
+    before = len(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}
+    for number in range(10):
+        log = open_log(tmp_path / str(number), "id")
+        with trio.CancelScope() as scope:
+            async with journal_of(log) as journal:
+                await tell(journal, made(number))
+                if number % 2:
+                    scope.cancel()
+                    await trio.sleep_forever()
+        log.close()
+    assert (len(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}) == before
