@@ -30,7 +30,7 @@ from lading.events.commands import (
 )
 from lading.events.container import LIVE, ContainerState, status
 from lading.events.envelope import Proposed, Record
-from lading.events.errors import AlreadyExists, Ambiguous, Conflict, HostError, NotFound, WrongPhase
+from lading.events.errors import AlreadyExists, Ambiguous, Conflict, EngineClosed, HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId, check_container_name, container_stream
 from lading.events.signals import signal_number
 from lading.events.views import CONTAINERS, NAMES
@@ -284,7 +284,7 @@ class Containers:
             await supervisor.ended.wait()
             stdout, stderr, more = await reader.read_all(capture)
             if remove:
-                await self.core.removal(container.id).wait()
+                await self.core.wait_removed(container.id)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._abandon(container, supervisor, remove, caller)
@@ -376,6 +376,8 @@ class Containers:
                 records = await self.command(container, RemoveContainer(), caller)
             except (NotFound, WrongPhase):
                 return  # somebody else removes it, or did
+            except EngineClosed:
+                return  # the next engine does it
             with contextlib.suppress(HostError):  # recorded as RemoveFailed, and nobody waits to hear it
                 await remove_container(self.core, container, caller, records[0].position)
 
@@ -383,20 +385,15 @@ class Containers:
 
     async def _feed(self, container: ContainerId, data: bytes) -> None:
         async with await self.core.link.open_stdin(container) as stream:
-            try:
+            with contextlib.suppress(trio.BrokenResourceError):  # it ended without reading everything
                 await stream.send_all(data)
-            except trio.BrokenResourceError:
-                return  # it ended without reading everything
+                await stream.end()
 
     async def _abandon(self, container: Container, supervisor: Supervisor, remove: bool, caller: Caller) -> None:
-        try:
-            await supervisor.begun.wait()
+        """The end of a run that nobody waits for any more: stopped, and removed if it should be."""
+        await supervisor.begun.wait()
+        with contextlib.suppress(NotFound, WrongPhase, EngineClosed):  # it ended, or is removed, by itself
             if not supervisor.ended.is_set():
                 await container.stop(caller=caller)
-            await supervisor.done.wait()
-            if remove and supervisor.error is not None:
-                await container.remove(caller=caller)
-            elif remove:
-                await self.core.removal(container.id).wait()
-        except (NotFound, WrongPhase):
-            return
+        if remove:
+            await self.core.wait_removed(container.id)

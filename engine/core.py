@@ -14,7 +14,7 @@ from lading.engine.link import Link
 from lading.engine.oci import Host
 from lading.engine.runtime import Runtime, find_runtime
 from lading.engine.trash import Trash
-from lading.events.container import ContainerState
+from lading.events.container import LIVE, ContainerState, Phase
 from lading.events.envelope import Actor
 from lading.events.errors import EngineClosed, NotFound
 from lading.events.ids import CommandId
@@ -78,14 +78,28 @@ class Core:
             raise NotFound("container", container)
         return state
 
+    def runs(self, container: str) -> bool:
+        """Whether ``container`` has a run under way, from the request to start it to the record of its end."""
+        supervisor = self.live.get(container)
+        if supervisor is not None:
+            return not supervisor.ended.is_set()
+        state = self.log.get(CONTAINERS, container)
+        return state is not None and state.phase in LIVE
+
     def check_open(self) -> None:
         """Raise ``EngineClosed`` once the engine has begun to close."""
         if self.closing:
             raise EngineClosed
 
     def removal(self, container: str) -> trio.Event:
-        """The event that is set when ``container`` is gone."""
+        """The event that is set when the removal of ``container`` has an outcome."""
         return self._removals.setdefault(container, trio.Event())
+
+    async def wait_removed(self, container: str) -> None:
+        """Return when ``container`` is gone, or could not be removed."""
+        state = self.log.get(CONTAINERS, container)
+        if state is not None and state.phase is not Phase.DEAD:
+            await self.removal(container).wait()
 
     def removed(self, container: str) -> None:
         """Tell who waits for ``removal``."""

@@ -16,7 +16,7 @@ from lading.engine.follow import History
 from lading.engine.images import Images
 from lading.engine.journal import Journal, open_journal
 from lading.engine.link import open_link
-from lading.engine.nursery import open_bare_nursery
+from lading.engine.nursery import open_service_nursery
 from lading.engine.oci import Host
 from lading.engine.recovery import recover_store
 from lading.engine.runtime import cgroup_of
@@ -77,7 +77,7 @@ async def open_engine(
         async with open_journal(store.log) as journal:
             if store.created:
                 await _begin(store, journal)
-            async with open_link(store.paths, on_exit) as link, open_bare_nursery() as nursery:
+            async with open_link(store.paths, on_exit) as link, open_service_nursery() as nursery:
                 trash = Trash(store.paths)
                 core = Core(store.paths, store.log, journal, link, trash, Host.probe(), nursery)
                 core.wanted_runtime = runtime
@@ -89,10 +89,11 @@ async def open_engine(
                 finally:
                     with trio.CancelScope(shield=True):
                         await _close(engine, on_exit)
-                    nursery.cancel_scope.cancel()
-        _tidy(store)
     finally:
-        store.close()
+        try:
+            _tidy(store)
+        finally:
+            store.close()
 
 
 async def _begin(store: Store, journal: Journal) -> None:
@@ -126,5 +127,5 @@ def _tidy(store: Store) -> None:
     states = store.log.scan(CONTAINERS)
     if not any(state.phase in LIVE or state.process is not None for _, state in states):
         remove_cgroup(cgroup_of(store.paths))
-        remove_cgroup("/lading")
+        remove_cgroup("/lading", below=False)  # other stores may have theirs in it
         unmount_run(store.paths.run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ import trio
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.nursery import open_bare_nursery
 from lading.events.envelope import Proposed
-from lading.events.errors import Ambiguous, Conflict, HostError, Invalid, NotFound
+from lading.events.errors import Ambiguous, Conflict, HostError, ImageInvalid, Invalid, NotFound
 from lading.events.ids import Digest, ImageId, chain_id, image_stream, layer_stream, tag_stream
 from lading.events.image import ImageAdded, ImageConfig, ImageState, LayerAdded, Tagged
 from lading.events.reference import Reference, parse_reference
@@ -120,16 +119,27 @@ class Images:
         read, write = os.pipe2(os.O_CLOEXEC)
         result: list[StagedLayer] = []
 
+        source_failed = False
+
         async def unpack() -> None:
             with os.fdopen(read, "rb") as file:
-                result.append(await trio.to_thread.run_sync(stage_layer, file, staging))
+                try:
+                    result.append(await trio.to_thread.run_sync(stage_layer, file, staging))
+                except ImageInvalid:
+                    if not source_failed:  # else it is cut short, and its source says why
+                        raise
 
         async with open_bare_nursery() as nursery:
             nursery.start_soon(unpack)
             async with trio.lowlevel.FdStream(write) as pipe:
-                with contextlib.suppress(trio.BrokenResourceError):  # the unpacker hung up; its error says why
+                try:
                     async for data in source:
                         await pipe.send_all(data)
+                except trio.BrokenResourceError:
+                    pass  # the unpacker hung up; its error says why
+                except BaseException:
+                    source_failed = True
+                    raise
         [staged] = result
         return staged
 

@@ -52,7 +52,7 @@ class Journal:
 
     @property
     def position(self) -> int:
-        """The position of the last record that is on disk and whose writer has been answered."""
+        """The position of the last record that is on disk."""
         return self.log.position
 
     async def append(
@@ -119,7 +119,9 @@ class Journal:
             answers = self.log.append([waiting.append for waiting in batch])
         except Exception as error:
             # An error of its own for each caller: one object would collect all their tracebacks.
-            self._broken = why = error.why if isinstance(error, StoreBroken) else f"{type(error).__name__}: {error}"
+            self._broken = why = (
+                error.why if isinstance(error, StoreBroken) else f"{type(error).__name__}: {error}"
+            )
             answers = [_broken(why, error) for _ in batch]
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.answer = answer

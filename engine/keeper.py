@@ -81,7 +81,7 @@ class Keeper:
                     if message["op"] == "stdin":
                         run = self._runs.get(message["id"])
                         if run is not None:
-                            await run.feed(stream, decoder.rest)
+                            await run.feed(stream, decoder)
                     else:
                         await self._control(stream, decoder, message)
                     return
@@ -171,8 +171,11 @@ class Keeper:
 
 
 def main() -> None:
-    """``python -m lading.engine.keeper RUN_DIR``: writes one byte to standard output when it listens."""
+    """``python -m lading.engine.keeper RUN_DIR``: goes into the background; writes one byte when it listens."""
     run_dir = Path(sys.argv[1])
+    if os.fork():
+        os._exit(0)  # whoever started us need not stay to collect our exit status
+    os.setsid()
     lock = os.open(run_dir / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # a keeper that is just leaving holds it for a moment
     os.ftruncate(lock, 0)

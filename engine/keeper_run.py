@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from lading.engine import wire
 from lading.storage.output import CHUNK, append_chunk
 from lading.storage.procfs import boot_id, has_executed, start_ticks
 
@@ -44,6 +45,7 @@ class Run:
         self._started = False
         self._over = trio.Event()
         self._stdin: trio.lowlevel.FdStream | None = None
+        self._feeding = trio.Lock()
         self._output = -1
         self._output_start = 0
         self._wrote = 0
@@ -69,8 +71,7 @@ class Run:
             os.close(pidfd)
             if self._output >= 0:
                 os.close(self._output)
-        if self._stdin is not None:
-            await self._stdin.aclose()
+        await self._end_input()
         if not self._started:
             self.read_pid()
             why = self._why_not_executed(code)
@@ -115,20 +116,24 @@ class Run:
                 self._pid_file.unlink()
                 self._pid_known.set()
 
-    async def feed(self, stream: trio.SocketStream, data: bytes) -> None:
-        """``data`` and then everything from ``stream`` into standard input; its end ends the input."""
-        if self._stdin is None:
-            return
-        try:
+    async def feed(self, stream: trio.SocketStream, decoder: wire.Decoder) -> None:
+        """What ``stream`` brings into standard input, in pieces that are not mixed with another feeder's."""
+        data = b""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it takes no more
             while True:
-                if data:
-                    await self._stdin.send_all(data)
+                for message in decoder.feed(data):
+                    if self._stdin is None or message["op"] == "end":
+                        await self._end_input()
+                        return
+                    async with self._feeding:
+                        await self._stdin.send_all(message["data"])
                 data = await stream.receive_some(CHUNK)
                 if not data:
-                    break
-        except trio.BrokenResourceError:
-            pass  # the container closed its input
-        await self._stdin.aclose()
+                    return
+
+    async def _end_input(self) -> None:
+        if self._stdin is not None:
+            await self._stdin.aclose()
 
     async def stop(self) -> None:
         """Stop it as its recipe says: the engine went, and wanted it gone then."""

@@ -19,11 +19,12 @@ import attrs
 import trio
 
 from lading.engine import wire
-from lading.engine.nursery import open_bare_nursery
+from lading.engine.nursery import open_service_nursery
 from lading.events.errors import HostError
+from lading.storage.output import CHUNK
 from lading.storage.store import Paths
 
-__all__ = ["KeptRun", "Link", "open_link"]
+__all__ = ["ContainerInput", "KeptRun", "Link", "open_link"]
 
 _PATIENCE = 10.0
 """Seconds that a new keeper has to come up."""
@@ -64,7 +65,6 @@ class Link:
         self._output: dict[str, trio.Event] = {}
         self._watchers: dict[str, int] = {}
         self.keeper_pid = 0
-        self._gone = trio.Event()
 
     async def connect(self, *, start: bool = True) -> dict[str, KeptRun]:
         """Be connected; returns what the keeper had when it was found. Without ``start``, only look for one.
@@ -121,11 +121,11 @@ class Link:
         """The event that the container's next output, or the end of its run, sets."""
         return self._output.setdefault(container, trio.Event())
 
-    async def open_stdin(self, container: str) -> trio.SocketStream:
-        """A stream into the container's standard input; closing it ends the input."""
+    async def open_stdin(self, container: str) -> ContainerInput:
+        """The container's standard input. Raises ``OSError`` if there is no keeper."""
         stream = await _dial(self._paths.keeper_socket)
         await stream.send_all(wire.encode({"op": "stdin", "id": container}))
-        return stream
+        return ContainerInput(stream)
 
     # -- the connection ---------------------------------------------------------------------------------
 
@@ -163,7 +163,6 @@ class Link:
                 kept.code, kept.at = run["exit"]["code"], run["exit"]["at"]
                 kept.ended.set()
         self._stream = stream
-        self._gone = trio.Event()
         outbox, posted = trio.open_memory_channel[dict[str, Any]](float("inf"))  # bounded by the callers' number
         self._outbox = outbox
         self._nursery.start_soon(self._write, stream, posted)
@@ -173,7 +172,7 @@ class Link:
         return True
 
     async def _spawn(self) -> None:
-        """Start a keeper in a session of its own and wait until it listens."""
+        """Start a keeper, as a child of nobody in particular, and wait until it listens."""
         with open(self._paths.root / "keeper.err", "ab") as errors:
             process = subprocess.Popen(  # noqa: ASYNC220  # trio's would end it with us; this one outlives us
                 [sys.executable, "-m", "lading.engine.keeper", os.fspath(self._paths.run)],
@@ -184,11 +183,11 @@ class Link:
                 start_new_session=True,
             )
         assert process.stdout is not None
-        self._nursery.start_soon(_reap, process)
         async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as ready:
             process.stdout.close()
             with trio.move_on_after(_PATIENCE):
                 await ready.receive_some(1)
+        process.wait()  # it has forked the keeper, which is no child of ours, and is gone
 
     async def _write(self, stream: trio.SocketStream, posted: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
         try:
@@ -221,7 +220,6 @@ class Link:
         for kept in runs.values():
             kept.lost = True
             self._end(kept)
-        self._gone.set()
 
     def _end(self, kept: KeptRun) -> None:
         kept.begun.set()
@@ -263,17 +261,37 @@ class Link:
                 await _wait_gone(pid)
 
 
+class ContainerInput(trio.abc.AsyncResource):
+    """A container's standard input. Closing it leaves the input open; only ``end`` ends it."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes) -> None:
+        """Send ``data``, as fast as the container takes it. ``trio.BrokenResourceError`` if it takes no more."""
+        for at in range(0, len(data), CHUNK):
+            await self._stream.send_all(wire.encode({"op": "data", "data": data[at : at + CHUNK]}))
+
+    async def end(self) -> None:
+        """End the input after what was sent, and close."""
+        async with self._stream:
+            await self._stream.send_all(wire.encode({"op": "end"}))
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        await self._stream.aclose()
+
+
 @asynccontextmanager
 async def open_link(paths: Paths, on_exit: str) -> AsyncIterator[Link]:
     """A link for the store at ``paths``; not connected yet. Leaving hangs up and leaves the runs to the keeper."""
-    async with open_bare_nursery() as nursery:
+    async with open_service_nursery() as nursery:
         link = Link(paths, on_exit, nursery)
         try:
             yield link
         finally:
             with trio.CancelScope(shield=True):
                 await link._leave()
-            nursery.cancel_scope.cancel()
 
 
 async def _dial(path: Path) -> trio.SocketStream:
@@ -284,17 +302,6 @@ async def _dial(path: Path) -> trio.SocketStream:
         sock.close()
         raise
     return trio.SocketStream(sock)
-
-
-async def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Collect the keeper's status when it ends while we live, so that it never stays a zombie."""
-    pidfd = os.pidfd_open(process.pid)
-    try:
-        await trio.lowlevel.wait_readable(pidfd)
-        process.wait()
-    finally:
-        os.close(pidfd)
-        process.returncode = process.poll() or 0  # we outlive each other: no ResourceWarning for either
 
 
 async def _wait_gone(pid: int) -> None:

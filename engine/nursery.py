@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-__all__ = ["open_bare_nursery"]
+__all__ = ["open_bare_nursery", "open_service_nursery"]
 
 
 @asynccontextmanager
@@ -27,3 +27,25 @@ async def open_bare_nursery() -> AsyncIterator[trio.Nursery]:
         if error is group:
             raise
         raise error from error.__cause__
+
+
+@asynccontextmanager
+async def open_service_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery for tasks that the block relies on until its very end.
+
+    A cancel from outside reaches the block and not these tasks, so that what the block does on its way out,
+    shielded, still finds them at work. They are cancelled when the block is left. Their errors end the block.
+    """
+    async with open_bare_nursery() as around:
+        services: trio.Nursery = await around.start(_hold)
+        try:
+            yield services
+        finally:
+            services.cancel_scope.cancel()
+
+
+async def _hold(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    async with trio.open_nursery() as services:
+        services.cancel_scope.shield = True
+        task_status.started(services)
+        await trio.sleep_forever()

@@ -93,8 +93,7 @@ class OutputReader:
     async def __anext__(self) -> LogPiece:
         while not self._ready:
             mark = self._core.link.output_mark(self._container)
-            supervisor = self._core.live.get(self._container)
-            running = supervisor is not None and not supervisor.ended.is_set()
+            running = self._core.runs(self._container)
             chunks = read_chunks(self._fd, self._offset) if self._fd >= 0 else []
             if chunks:
                 self._offset = chunks[-1].end
@@ -105,7 +104,6 @@ class OutputReader:
             if not self._follow or not running:
                 self.close()
                 raise StopAsyncIteration
-            assert supervisor is not None
             await self._core.link.wait_output(self._container, mark)
         return self._ready.popleft()
 

@@ -74,7 +74,7 @@ async def _recover_container(
             core.link.forget(kept)
         clear_bundle(core.paths, state.id)
         drop_exit_record(core.paths, state.id)
-        if missing and state.spec.auto_remove and state.started_at:
+        if missing and state.spec.auto_remove:
             core.nursery.start_soon(remove)
     if state.phase is Phase.REMOVING:
         core.nursery.start_soon(_finish_removal, core, state, caller, history[-1].position)

@@ -35,6 +35,7 @@ async def remove_container(core: Core, container: str, caller: Caller, cause: in
         await core.journal.append(
             [Proposed(stream, RemoveFailed(str(failure)))], actor=caller.actor, command=caller.command, cause=cause
         )
+        core.removed(container)
         raise failure from error
     name = core.state(container).name
     await core.journal.append(

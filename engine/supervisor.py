@@ -130,8 +130,7 @@ class Supervisor:
         if self._core.live.get(self.id) is self:
             del self._core.live[self.id]
         self.done.set()
-        # As with docker, a container that never started is removed by its client, not by us.
-        if self._spec.auto_remove and self.error is None:
+        if self._spec.auto_remove:
             await remove()
 
     async def _clear(self) -> None:

@@ -15,8 +15,8 @@ Keeper to engine::
     {op: "exited", id, run, code, at}
     {op: "wrote", id}
 
-A connection whose first message is ``{op: "stdin", id}`` is not a control connection: the raw bytes that
-follow go to that container's standard input, with the pipe's own back-pressure; its end closes the input.
+A connection whose first message is ``{op: "stdin", id}`` feeds that container's standard input, with the pipe's
+own back-pressure: ``{op: "data", data}`` as often as wanted, and ``{op: "end"}``. That it is closed means nothing.
 """
 
 from __future__ import annotations
@@ -60,10 +60,3 @@ class Decoder:
             message = msgpack.unpackb(bytes(self._buffer[_LENGTH.size : end]))
             del self._buffer[:end]
             yield message
-
-    @property
-    def rest(self) -> bytes:
-        """What came after the last whole message, taken out: the start of a raw stream."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        return rest

@@ -41,11 +41,11 @@ def processes_in(cgroup: str) -> set[int]:
     return found
 
 
-def remove_cgroup(cgroup: str) -> None:
-    """Remove ``cgroup`` and what is below it from every hierarchy. One that still has a process stays."""
+def remove_cgroup(cgroup: str, *, below: bool = True) -> None:
+    """Remove ``cgroup`` and what is ``below`` it from every hierarchy. One that is still used stays."""
     for mount in cgroup_mounts():
         top = mount / cgroup.lstrip("/")
         if top.is_dir():
-            for directory, _, _ in os.walk(top, topdown=False):
+            for directory in [place for place, _, _ in os.walk(top, topdown=False)] if below else [top]:
                 with contextlib.suppress(OSError):
                     os.rmdir(directory)

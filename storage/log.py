@@ -30,7 +30,7 @@ import msgpack
 
 from lading.events.codec import GENESIS, decode_record, decode_state, encode_record, encode_state
 from lading.events.envelope import Actor, Proposed, Record
-from lading.events.errors import Conflict, Invalid, LadingError, Refused, StoreBroken, StoreCorrupt
+from lading.events.errors import Conflict, EngineClosed, Invalid, LadingError, Refused, StoreBroken, StoreCorrupt
 from lading.events.ids import CommandId
 from lading.events.views import VIEWS, View, project
 from lading.storage.memory import MemoryViews
@@ -77,6 +77,7 @@ class Log:
 
     def __init__(self, env: lmdb.Environment, tables: Mapping[str, Any]) -> None:
         self._env = env
+        self._closed = False
         self._log, self._streams = tables["log"], tables["stream"]
         self._heads, self._view, self._meta = tables["head"], tables["view"], tables["meta"]
         self._position, self._chain = self._last()
@@ -87,8 +88,14 @@ class Log:
         self._page = env.stat()["psize"]
 
     def close(self) -> None:
-        """Close the environment. Nothing may use the log after."""
+        """Close the environment. Every method raises ``EngineClosed`` after."""
+        self._closed = True
         self._env.close()
+
+    def _begin(self, *, db: Any = None, write: bool = False) -> lmdb.Transaction:
+        if self._closed:
+            raise EngineClosed
+        return self._env.begin(db=db, write=write)
 
     @property
     def position(self) -> int:
@@ -110,7 +117,7 @@ class Log:
         answers: list[tuple[Record, ...] | Refused | Invalid] = []
         pages = 0
         try:
-            with self._env.begin(write=True) as txn:
+            with self._begin(write=True) as txn:
                 for member in batch:
                     draft = _Draft(self, txn, position, chain)
                     try:
@@ -137,7 +144,7 @@ class Log:
 
     def read(self, after: int = 0, limit: int = 1000) -> list[Record]:
         """Up to ``limit`` records after position ``after``, in order."""
-        with self._env.begin(db=self._log) as txn, txn.cursor() as cursor:
+        with self._begin(db=self._log) as txn, txn.cursor() as cursor:
             found = cursor.set_range(_U64.pack(after + 1))
             page: list[tuple[int, bytes]] = []
             while found and len(page) < limit:
@@ -148,9 +155,12 @@ class Log:
 
     def read_stream(self, stream: str, after: int = 0, limit: int = 1000) -> list[Record]:
         """Up to ``limit`` records of ``stream`` whose version is past ``after``, in order."""
-        prefix = stream.encode() + b"\0"
+        try:
+            prefix = _stream_key(stream, 0)[: -_U64.size]
+        except ValueError:  # nothing is called that
+            return []
         page: list[tuple[int, bytes]] = []
-        with self._env.begin(db=self._streams) as txn, txn.cursor() as cursor:
+        with self._begin(db=self._streams) as txn, txn.cursor() as cursor:
             found = cursor.set_range(prefix + _U64.pack(after + 1))
             while found and len(page) < limit and bytes(cursor.key()).startswith(prefix):
                 position = bytes(cursor.value())
@@ -164,14 +174,22 @@ class Log:
 
     def get(self, view: View[S], key: str) -> S | None:
         """The state at ``key`` of ``view``, or None."""
-        with self._env.begin(db=self._view) as txn:
-            stored = txn.get(_view_key(view, key))
+        try:
+            full = _view_key(view, key)
+        except ValueError:  # too long, or no Unicode: nothing is called that
+            return None
+        with self._begin(db=self._view) as txn:
+            stored = txn.get(full)
         return None if stored is None else _decoded(view, key, bytes(stored))
 
     def scan(self, view: View[S], prefix: str = "", limit: int = 0) -> list[tuple[str, S]]:
         """Every (or the first ``limit``) state of ``view`` whose key starts with ``prefix``, by key."""
-        with self._env.begin(db=self._view) as txn:
-            page = list(_walk(txn, _view_key(view, prefix), limit))
+        try:
+            start = _view_key(view, prefix)
+        except ValueError:
+            return []
+        with self._begin(db=self._view) as txn:
+            page = list(_walk(txn, start, limit))
         skip = len(view.name.encode()) + 1
         found = [(key[skip:].decode(), value) for key, value in page]
         return [(key, _decoded(view, key, value)) for key, value in found]
@@ -184,13 +202,13 @@ class Log:
         """
         aside, chain, last = MemoryViews(), GENESIS, 0
         heads: dict[bytes, bytes] = {}
-        with self._env.begin() as txn:
+        with self._begin() as txn:
             with txn.cursor(db=self._log) as cursor:
                 for key, value in cursor:
                     last += 1
                     if _U64.unpack(key)[0] != last:
                         raise StoreCorrupt(last, "the record is missing")
-                    record = decode_record(value, last, chain)
+                    record = decode_record(bytes(value), last, chain)
                     chain = record.chain
                     version = _U64.pack(record.version)
                     if record.version != 1 + _U64.unpack(heads.get(record.stream.encode(), bytes(8)))[0]:
@@ -209,7 +227,7 @@ class Log:
                 raise StoreCorrupt(last + 1, "the index of streams names records that the log has not")
             rebuilt = {_view_key(view, key): encode_state(state) for view, key, state in aside.items()}
             with txn.cursor(db=self._view) as cursor:
-                live = dict(cursor)
+                live = {bytes(key): bytes(value) for key, value in cursor}
         for key in sorted(rebuilt.keys() | live.keys()):
             if rebuilt.get(key) != live.get(key):
                 raise StoreCorrupt(0, f"view entry {key!r} differs from what the log gives")
@@ -224,7 +242,7 @@ class Log:
                 project(record, aside)
             after = page[-1].position
         self._states.clear()
-        with self._env.begin(write=True) as txn:
+        with self._begin(write=True) as txn:
             txn.drop(self._view, delete=False)
             stored = {_view_key(view, key): encode_state(state) for view, key, state in aside.items()}
             for key, value in stored.items():
@@ -246,7 +264,7 @@ class Log:
                 os.truncate(self._file, self._length)
 
     def _last(self) -> tuple[int, bytes]:
-        with self._env.begin(db=self._log) as txn, txn.cursor() as cursor:
+        with self._begin(db=self._log) as txn, txn.cursor() as cursor:
             if not cursor.last():
                 return 0, GENESIS
             return _U64.unpack(cursor.key())[0], bytes(cursor.value()[-len(GENESIS) :])

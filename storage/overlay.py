@@ -87,8 +87,9 @@ def _mount_each(target: bytes, lower: list[bytes], upper: bytes, work: bytes, vo
                 raise
             _one_by_one = False
             return False
-        linux.fsconfig_set_string(fs, b"upperdir", upper)
-        linux.fsconfig_set_string(fs, b"workdir", work)
+        # Unlike lowerdir+, these two are unescaped (fs/overlayfs/params.c).
+        linux.fsconfig_set_string(fs, b"upperdir", upper.replace(b"\\", b"\\\\"))
+        linux.fsconfig_set_string(fs, b"workdir", work.replace(b"\\", b"\\\\"))
         if volatile:
             linux.fsconfig_set_flag(fs, b"volatile")
         linux.fsconfig_create(fs)

@@ -81,7 +81,7 @@ def has_executed(pid: int, runtime: int) -> bool | None:
                 return False
         theirs = os.stat(f"/proc/{runtime}/exe")
     except (FileNotFoundError, ProcessLookupError):
-        return None if start_ticks(pid) == 0 else True
+        return None  # a process that is ending has no executable any more, before it is a zombie
     return (mine.st_dev, mine.st_ino) != (theirs.st_dev, theirs.st_ino)
 
 

@@ -23,7 +23,7 @@ def mount_run(run: Path) -> None:
         run.mkdir(mode=0o700, exist_ok=True)
         if not os.path.ismount(run):
             target = os.fsencode(run)
-            flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+            flags = linux.MS_NOSUID | linux.MS_NODEV
             linux.mount(b"lading", target, b"tmpfs", flags, b"mode=0700")
             linux.mount(b"none", target, b"none", linux.MS_PRIVATE)
         for name in ("bundles", "pids", "exits"):

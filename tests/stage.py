@@ -62,6 +62,8 @@ def processes(run: Path) -> dict[int, str]:
         if entry.isdecimal() and int(entry) != os.getpid():
             with suppress(OSError):
                 words = Path(f"/proc/{entry}/cmdline").read_bytes()
+                if not words:  # a zombie, or a thread of the kernel
+                    continue
                 groups = Path(f"/proc/{entry}/cgroup").read_bytes()
                 if os.fsencode(run) in words or b"/lading/" + os.fsencode(run.name) in groups:
                     found[int(entry)] = words.replace(b"\0", b" ").decode("utf-8", "replace")[:120]

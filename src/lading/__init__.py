@@ -9,16 +9,21 @@
 >>> trio.run(main)  # doctest: +SKIP
 """
 
-from lading.engine.containers import Completed, Container, Containers
-from lading.engine.core import Caller
-from lading.engine.engine import Engine, open_engine
-from lading.engine.images import Images
-from lading.engine.output import LogPiece
-from lading.events import errors
-from lading.events.container import ContainerState
-from lading.events.envelope import Actor, Record
-from lading.events.errors import LadingError
-from lading.events.image import ImageConfig, ImageState
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lading.engine.containers import Completed, Container, Containers
+    from lading.engine.core import Caller
+    from lading.engine.engine import Engine, open_engine
+    from lading.engine.images import Images
+    from lading.engine.output import LogPiece
+    from lading.events import errors
+    from lading.events.container import ContainerState
+    from lading.events.envelope import Actor, Record
+    from lading.events.errors import LadingError
+    from lading.events.image import ImageConfig, ImageState
+    from lading.storage.store import read_log
 
 __all__ = [
     "Actor",
@@ -36,4 +41,39 @@ __all__ = [
     "Record",
     "errors",
     "open_engine",
+    "read_log",
 ]
+
+_HOME = {
+    "Actor": "lading.events.envelope",
+    "Caller": "lading.engine.core",
+    "Completed": "lading.engine.containers",
+    "Container": "lading.engine.containers",
+    "ContainerState": "lading.events.container",
+    "Containers": "lading.engine.containers",
+    "Engine": "lading.engine.engine",
+    "ImageConfig": "lading.events.image",
+    "ImageState": "lading.events.image",
+    "Images": "lading.engine.images",
+    "LadingError": "lading.events.errors",
+    "LogPiece": "lading.engine.output",
+    "Record": "lading.events.envelope",
+    "open_engine": "lading.engine.engine",
+    "read_log": "lading.storage.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names are imported when they are used: ``lading --help`` needs neither trio nor lmdb (PEP 562)."""
+    if name == "errors":
+        value: Any = import_module("lading.events.errors")
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

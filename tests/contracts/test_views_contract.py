@@ -13,9 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import histories
 
+from lading.events.container import Created
 from lading.events.envelope import UNKNOWN, Proposed, Record
 from lading.events.errors import Conflict, Refused
-from lading.events.views import VIEWS, project
+from lading.events.ids import check_container_name, container_stream, tag_stream
+from lading.events.image import Tagged, TagState
+from lading.events.reference import parse_reference
+from lading.events.spec import ContainerSpec
+from lading.events.views import NAMES, TAGS, VIEWS, NameState, project
 from lading.storage.environment import open_log
 from lading.storage.log import Append, Log
 from lading.storage.memory import MemoryViews
@@ -157,3 +162,35 @@ def test_grouping_leaves_no_trace_in_the_log(members: Members, sizes: list[int])
             chains.append([record.chain for record in log.read()])
             log.close()
         assert chains[0] == chains[1]
+
+
+@pytest.mark.parametrize("key", ["", "nobody", "x" * 600, "\udcff" * 64, "\0"], ids=lambda key: f"{key[:6]!a}")
+def test_whatever_is_asked_for_and_not_there_is_just_not_there(tmp_path: Path, key: str) -> None:
+    """Also what LMDB could never hold, such as an id prefix of 600 digits that a user typed."""
+    log = open_log(tmp_path / "log", "x" * 32)
+    try:
+        for view in VIEWS:
+            assert log.get(view, key) is MemoryViews().get(view, key) is None
+            assert log.scan(view, key) == []
+        assert log.read_stream(key) == []
+    finally:
+        log.close()
+
+
+def test_the_longest_names_that_are_taken_can_be_found(tmp_path: Path) -> None:
+    """A name of 255 characters, and a tag as long as a reference may be."""
+    name = check_container_name("n" * 255)
+    tag = parse_reference("a" * 54 + ".io/" + "/".join(["c" * 40] * 5) + ":" + "t" * 128).name
+    image, container = "sha256:" + "1" * 64, "c" * 64
+    created = Created(container, name, ContainerSpec(image, "app", (), ()))
+    member = (Proposed(container_stream(container), created), Proposed(tag_stream(tag), Tagged(tag, image, "")))
+    log = open_log(tmp_path / "log", "x" * 32)
+    try:
+        (answer,) = log.append(appends([member]))
+        assert isinstance(answer, tuple)
+        assert log.get(NAMES, name) == NameState(container)
+        assert [key for key, _ in log.scan(NAMES, name)] == [name]
+        assert log.get(TAGS, tag) == TagState(tag, image, 1000)
+        assert log.read_stream(tag_stream(tag)) == [answer[1]]
+    finally:
+        log.close()

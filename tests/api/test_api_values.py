@@ -1,0 +1,237 @@
+"""The API's pure parts: Docker's words for times, changes of an import, name filters, and what create refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lading.engine.api_changes import apply_changes
+from lading.engine.api_create import parse_create
+from lading.engine.api_listing import name_fits
+from lading.engine.api_words import human_duration, instant, parse_instant, stamp
+from lading.engine.http_message import HttpError
+from lading.events.errors import Invalid
+from lading.events.image import ImageConfig
+
+SECOND = 10**9
+HOUR = 3600 * SECOND
+
+# What `docker create busybox echo hi` of client 28.2.2 sends, every field of it.
+STOCK = json.loads("""
+{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":true,"AttachStderr":true,"Tty":false,
+"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":["echo","hi"],"Image":"busybox","Volumes":{},"WorkingDir":"",
+"Entrypoint":null,"OnBuild":null,"Labels":{},"HostConfig":{"Binds":null,"ContainerIDFile":"",
+"LogConfig":{"Type":"","Config":{}},"NetworkMode":"default","PortBindings":{},
+"RestartPolicy":{"Name":"no","MaximumRetryCount":0},"AutoRemove":false,"VolumeDriver":"","VolumesFrom":null,
+"ConsoleSize":[0,0],"CapAdd":null,"CapDrop":null,"CgroupnsMode":"","Dns":[],"DnsOptions":[],"DnsSearch":[],
+"ExtraHosts":null,"GroupAdd":null,"IpcMode":"","Cgroup":"","Links":null,"OomScoreAdj":0,"PidMode":"",
+"Privileged":false,"PublishAllPorts":false,"ReadonlyRootfs":false,"SecurityOpt":null,"UTSMode":"","UsernsMode":"",
+"ShmSize":0,"Isolation":"","CpuShares":0,"Memory":0,"NanoCpus":0,"CgroupParent":"","BlkioWeight":0,
+"BlkioWeightDevice":[],"BlkioDeviceReadBps":[],"BlkioDeviceWriteBps":[],"BlkioDeviceReadIOps":[],
+"BlkioDeviceWriteIOps":[],"CpuPeriod":0,"CpuQuota":0,"CpuRealtimePeriod":0,"CpuRealtimeRuntime":0,"CpusetCpus":"",
+"CpusetMems":"","Devices":[],"DeviceCgroupRules":null,"DeviceRequests":null,"MemoryReservation":0,"MemorySwap":0,
+"MemorySwappiness":-1,"OomKillDisable":false,"PidsLimit":0,"Ulimits":[],"CpuCount":0,"CpuPercent":0,
+"IOMaximumIOps":0,"IOMaximumBandwidth":0,"MaskedPaths":null,"ReadonlyPaths":null},
+"NetworkingConfig":{"EndpointsConfig":{"default":{"IPAMConfig":null,"Links":null,"Aliases":null,"MacAddress":"",
+"DriverOpts":null,"GwPriority":0,"NetworkID":"","EndpointID":"","Gateway":"","IPAddress":"","IPPrefixLen":0,
+"IPv6Gateway":"","GlobalIPv6Address":"","GlobalIPv6PrefixLen":0,"DNSNames":null}}}}
+""")
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "words"),
+    [
+        (-5 * SECOND, "Less than a second"),
+        (0, "Less than a second"),
+        (SECOND, "1 second"),
+        (59 * SECOND, "59 seconds"),
+        (60 * SECOND, "About a minute"),
+        (120 * SECOND, "2 minutes"),
+        (3599 * SECOND, "59 minutes"),
+        (HOUR, "About an hour"),
+        (int(1.5 * HOUR), "2 hours"),
+        (47 * HOUR, "47 hours"),
+        (48 * HOUR, "2 days"),
+        (14 * 24 * HOUR, "2 weeks"),
+        (60 * 24 * HOUR, "2 months"),
+        (730 * 24 * HOUR, "2 years"),
+    ],
+)
+def test_durations_are_said_as_docker_says_them(nanoseconds: int, words: str) -> None:
+    assert human_duration(nanoseconds) == words
+
+
+def test_instants_are_rfc_3339_with_every_nanosecond() -> None:
+    assert instant(0) == "0001-01-01T00:00:00Z"
+    assert instant(1_700_000_000 * SECOND) == "2023-11-14T22:13:20Z"
+    assert instant(1_700_000_000_120_000_000) == "2023-11-14T22:13:20.12Z"
+    assert stamp(1_700_000_000_000_000_007) == "2023-11-14T22:13:20.000000007Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [("", 0), ("0", 0), ("-1", 0), ("12", 12 * SECOND), ("1.5", 1_500_000_000), ("1.0000000019", SECOND + 1)],
+)
+def test_unix_times_have_up_to_nine_decimals(text: str, nanoseconds: int) -> None:
+    assert parse_instant(text, "since") == nanoseconds
+
+
+@pytest.mark.parametrize("text", ["x", "1e9", "1.-5", "١", "9" * 30, "1\n", "2023-11-14T22:13:20Z", " 1"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="since"):
+        parse_instant(text, "since")
+
+
+def test_changes_are_applied_in_order() -> None:
+    config = apply_changes(
+        [
+            'CMD ["sh", "-c", "x"]',
+            "ENTRYPOINT run me",
+            "ENV A=1 B=\"two $A words\" C='$A' D=a\\ b",
+            "env OLD the old form of $A",
+            "WORKDIR /srv",
+            "WORKDIR $A/${A}",
+            "USER 1000:1000",
+            'LABEL a=b "c d"="e f"',
+            "EXPOSE 80 53/udp 8000-8001",
+            'VOLUME ["/data", "/more"]',
+            "VOLUME /data /last",
+            "STOPSIGNAL int",
+            "# a comment\n\n",
+        ]
+    )
+    assert config == ImageConfig(
+        cmd=("sh", "-c", "x"),
+        entrypoint=("/bin/sh", "-c", "run me"),
+        env=("A=1", "B=two  words", "C=$A", "D=a b", "OLD=the old form of 1"),
+        working_dir="/srv/1/1",
+        user="1000:1000",
+        labels={"a": "b", "c d": "e f"},
+        exposed_ports=("80/tcp", "53/udp", "8000/tcp", "8001/tcp"),
+        volumes=("/data", "/more", "/last"),
+        stop_signal="SIGINT",
+    )
+
+
+def test_what_only_looks_like_json_is_for_the_shell() -> None:
+    assert apply_changes(["CMD ['sh']"]).cmd == ("/bin/sh", "-c", "['sh']")
+    assert apply_changes(["CMD [1]"]).cmd == ("/bin/sh", "-c", "[1]")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["RUN rm -rf /", "FROM x", "ENV", "ENV A", "ENV =x", "LABEL a='b", "EXPOSE 0", "EXPOSE 99999", "EXPOSE x",
+     "STOPSIGNAL NOPE", "USER", "WORKDIR", "VOLUME [\"\"]", "ENV A=${B:-c}", "USER a\0b", "ONBUILD USER x"],
+)  # fmt: skip
+def test_a_change_that_is_not_one_is_refused(change: str) -> None:
+    with pytest.raises(Invalid, match=r"change|signal"):
+        apply_changes([change])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        ("web", True), ("we", True), ("eb-1", True), ("^web", True), ("^eb", False), ("1$", True), ("b$", False),
+        ("^/web-1$", True), ("^/?web-1$", True), ("/web", True), ("/eb", False), ("w.*1", True),
+        ("^w.*b.*1$", True),
+        ("^w.*x", False), ("^web-1$", True), ("^web-$", False), ("", True), ("^$", False), ("1.*w", False),
+    ],
+)  # fmt: skip
+def test_a_name_filter_is_a_part_of_the_name(pattern: str, fits: bool) -> None:
+    assert name_fits(pattern, "web-1") is fits
+
+
+def test_what_the_stock_client_sends_unasked_is_accepted() -> None:
+    made = parse_create(STOCK, cgroup_v2=True)
+    assert (made.recipe.image, made.recipe.command, made.recipe.network) == ("busybox", ("echo", "hi"), "host")
+    assert [("network" in warning) for warning in made.warnings] == [True]
+
+
+ASKED: list[dict[str, Any]] = [
+    {"Tty": True},
+    {"ExposedPorts": {"80/tcp": {}}},
+    {"Volumes": {"/data": {}}},
+    {"Healthcheck": {"Test": ["CMD", "true"]}},
+    {"Domainname": "x"},
+    {"NetworkDisabled": True},
+    {"Shell": ["/bin/sh"]},
+    {"tty": True},
+    {"SomethingNew": 1},
+]
+HOST_ASKED: list[dict[str, Any]] = [
+    {"Binds": ["/:/host"]},
+    {"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]},
+    {"Tmpfs": {"/x": ""}},
+    {"PortBindings": {"80/tcp": [{"HostPort": "80"}]}},
+    {"PublishAllPorts": True},
+    {"RestartPolicy": {"Name": "always"}},
+    {"Privileged": True},
+    {"privileged": True},
+    {"CapAdd": ["SYS_ADMIN"]},
+    {"CapDrop": ["ALL"]},
+    {"Memory": 1},
+    {"NanoCpus": 1},
+    {"PidsLimit": 5},
+    {"Devices": [{"PathOnHost": "/dev/kvm"}]},
+    {"DeviceRequests": [{"Count": -1}]},
+    {"SecurityOpt": ["no-new-privileges"]},
+    {"SecurityOpt": [""]},
+    {"MaskedPaths": []},
+    {"ReadonlyPaths": []},
+    {"PidMode": "host"},
+    {"IpcMode": "host"},
+    {"UTSMode": "host"},
+    {"CgroupnsMode": "host"},
+    {"Runtime": "other"},
+    {"LogConfig": {"Type": "none"}},
+    {"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}},
+    {"Init": True},
+    {"Annotations": {"run.oci.handler": "krun"}},
+    {"Sysctls": {"net.ipv4.ip_forward": "1"}},
+    {"OomScoreAdj": -1000},
+    {"SomethingNew": {"deep": [{"er": 1}]}},
+]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [*(STOCK | each for each in ASKED), *(STOCK | {"HostConfig": each} for each in HOST_ASKED)],
+    ids=[*map(str, ASKED), *map(str, HOST_ASKED)],
+)
+def test_nothing_that_is_asked_for_is_silently_left_out(body: dict[str, Any]) -> None:
+    with pytest.raises(HttpError, match="not supported in this release") as refusal:
+        parse_create(body, cgroup_v2=True)
+    assert refusal.value.status == 501
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"UsernsMode": "host"}, {"IpcMode": "private"}, {"CgroupnsMode": "private"}, {"ShmSize": 64 << 20},
+        {"PidsLimit": -1}, {"MemorySwap": -1}, {"LogConfig": {"Type": "json-file"}}, {"ConsoleSize": [24, 80]},
+        {"ContainerIDFile": "/tmp/id"}, {"RestartPolicy": {"Name": ""}}, {"SomethingNew": {}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_the_case_anyway_may_be_asked_for(host: dict[str, Any]) -> None:
+    parse_create(STOCK | {"HostConfig": host}, cgroup_v2=True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {}, {"Image": ""}, {"Image": 5}, {"Image": ["a"]}, {"Cmd": {"a": 1}}, {"Cmd": [1]}, {"Env": "A=1"},
+        {"Env": [1]},
+        {"Labels": {"a": 1}}, {"Labels": ["a"]}, {"User": 5}, {"OpenStdin": "yes"}, {"StopTimeout": 1.5},
+        {"StopTimeout": True}, {"StopTimeout": 1 << 40}, {"HostConfig": []}, {"HostConfig": {"AutoRemove": 1}},
+        {"HostConfig": {"NetworkMode": "bridge"}}, {"HostConfig": {"NetworkMode": "container:x"}},
+        {"NetworkingConfig": {"EndpointsConfig": []}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_malformed_is_refused_as_such(body: dict[str, Any]) -> None:
+    with pytest.raises(HttpError) as refusal:
+        parse_create({"Image": "x", **body} if body else {}, cgroup_v2=True)
+    assert refusal.value.status == 400

@@ -1,0 +1,177 @@
+"""Crash points, enumerated: the engine dies at each step of a whole life, and the next one makes it whole.
+
+A first child counts the steps: every append before and after it is on disk, every rename, mount and message to
+the keeper. Then, for each step, a child kills itself there, and the store is opened again.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from stage import IMAGE, Census, Stage, agree, empty, processes, story
+
+from lading.events.container import LIVE, Phase
+from lading.events.errors import NotFound
+from lading.storage.overlay import mounts_below
+from lading.storage.procfs import is_alive
+
+sys.path.insert(0, str(Path(__file__).parent))
+from child import Child, child_engine
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
+
+PRELUDE = """
+import pathlib
+import lading.engine.bundle, lading.engine.images, lading.engine.journal, lading.engine.link
+import lading.engine.removal, lading.engine.supervisor
+import lading.storage.layers, lading.storage.log, lading.storage.store
+
+LAST, steps = {last}, 0
+
+def step(what):
+    global steps
+    steps += 1
+    if steps == LAST:
+        say("step", what)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def crashing(place, name, after=True):
+    real = getattr(place, name)
+    def wrapped(*args, **options):
+        step("before " + name)
+        result = real(*args, **options)
+        if after:
+            step("after " + name)
+        return result
+    setattr(place, name, wrapped)
+
+crashing(lading.storage.log.Log, "append")
+crashing(pathlib.Path, "rename")
+crashing(lading.engine.bundle, "mount_overlay")
+crashing(lading.engine.bundle, "unmount")
+crashing(lading.engine.link.Link, "_post")
+crashing(lading.engine.images, "publish_layer")
+crashing(lading.engine.images, "write_blob")
+"""
+
+LIFE = f"""
+    made = await containers.create({IMAGE!r}, ["sh", "-c", "echo hello; exit 3"], name="short")
+    say("created", made.id)
+    await made.start()
+    say("started", made.id)
+    await made.wait()
+    say("exited", made.id)
+    long = await containers.create({IMAGE!r}, ["sleep", "1000"], name="long")
+    say("created", long.id)
+    await long.start()
+    say("started", long.id)
+    await long.stop(timeout=0)
+    say("stopped", long.id)
+    await long.start()
+    await made.remove()
+    say("removed", made.id)
+    await long.remove(force=True)
+    say("removed", long.id)
+    await containers.run({IMAGE!r}, ["true"])
+    say("ran")
+    say("steps", steps)
+"""
+
+
+ACKNOWLEDGED = {
+    "created": "Created",
+    "started": "Started",
+    "exited": "Exited",
+    "stopped": "Exited",
+    "removed": "Removed",
+}
+"""What a caller was told, and the event that has to be in the log from then on."""
+
+
+async def told(child: Child) -> list[list[str]]:
+    """Everything it says until it dies."""
+    said = []
+    while (line := await child.line()) and line != "done":
+        said.append(line.split(" "))
+    return said
+
+
+async def holds(stage: Stage, said: list[list[str]]) -> None:
+    """What was acknowledged is there, what is there is whole, and nothing else is."""
+    async with stage.engine(timeout=30) as engine:
+        for state in engine.containers.list():
+            if state.phase is Phase.REMOVING:
+                await engine.core.removal(state.id).wait()
+            elif state.phase is Phase.STOPPING:
+                await engine.core.live[state.id].ended.wait()
+            elif state.phase in LIVE:
+                await engine.core.live[state.id].begun.wait()
+        acknowledged = {(words[0], words[1]) for words in said if words[0] in ACKNOWLEDGED}
+        for word, container in acknowledged:
+            events = story(engine, container)
+            if ("removed", container) in acknowledged:
+                assert events[-1] == "Removed"
+                with pytest.raises(NotFound):
+                    engine.containers.get(container)
+            assert ACKNOWLEDGED[word] in events
+        for state in engine.containers.list():
+            assert state.phase in (Phase.CREATED, Phase.RUNNING, Phase.STOPPED), state
+            if state.phase is Phase.RUNNING:
+                assert state.process is not None
+                assert is_alive(state.process) or state.name == "short"
+            if state.name == "short" and state.started_at and state.phase is Phase.STOPPED:
+                assert state.exit_code in (3, None)
+                assert state.exit_code == 3 or state.error
+        known = {state.id for state in engine.containers.list()}
+        assert {path.name for path in stage.paths.containers.iterdir()} <= known
+        assert len(list(stage.paths.layers.iterdir())) == 1
+        assert list(stage.paths.staging.iterdir()) == []
+        live = set(engine.core.live)
+        assert {point.parent.name for point in mounts_below(stage.paths.run)} <= live
+        assert {path.name for path in (stage.paths.run / "bundles").iterdir()} <= live
+        await engine.log.verify()
+
+
+async def again(stage: Stage) -> None:
+    """Opening once more changes nothing, and what the life did can be done again."""
+    async with stage.engine(timeout=30) as engine:
+        position = engine.log.position
+    async with stage.engine(timeout=30) as engine:
+        assert engine.log.position == position
+        for name in ("short", "long"):
+            try:
+                made = engine.containers.get(name)
+            except NotFound:
+                made = await engine.containers.create(IMAGE, ["true"], name=name)
+            if made.state.phase is not Phase.RUNNING:
+                await made.start()
+        await engine.containers.run(IMAGE, ["true"])
+        await empty(engine)
+    agree(lambda: processes(stage.paths.run), {})
+
+
+@pytest.mark.parametrize("part", range(4))
+async def test_every_step_of_a_life_can_be_the_last(leakless: Census, busybox_tar: Path, part: int) -> None:
+    where = Stage(leakless.root, busybox_tar)
+    async with child_engine(where, LIFE, prelude=PRELUDE.format(last=0), stay=False) as child:
+        said = await told(child)
+    [count] = [int(words[1]) for words in said if words[0] == "steps"]
+    assert count > 40
+    await again(where)
+    wrong: list[Exception] = []
+    for last in range(1 + part, count + 1, 4):
+        leakless.clean()
+        async with child_engine(where, LIFE, prelude=PRELUDE.format(last=last), stay=False) as child:
+            said = await told(child)
+        async with child_engine(where, "", prelude=PRELUDE.format(last=1 + last % 5), stay=False) as child:
+            await told(child)  # the recovery dies, too, at one of its first steps, if it has that many
+        try:
+            await holds(where, said)
+            await again(where)
+        except Exception as error:
+            error.add_note(f"after the crash at step {last}: {said[-4:]}")
+            wrong.append(error)
+    if wrong:
+        raise ExceptionGroup(f"{len(wrong)} of the crashes were not made good", wrong)
