@@ -76,6 +76,21 @@ def _version() -> str:
         return "lading (not installed)"
 
 
+def _set_place(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    """``--root`` and ``--socket`` after the command mean what they mean before it."""
+    if value is not None and option.name is not None:
+        top = context.find_root()
+        top.params[option.name] = value
+        context.obj = top.obj = find_place(top.params["root"], top.params["socket"])
+
+
+def _add(command: click.Command) -> None:
+    for name, metavar in (("--root", "DIR"), ("--socket", "PATH")):
+        option = click.Option([name], metavar=metavar, hidden=True, expose_value=False, callback=_set_place)
+        command.params.append(option)
+    group.add_command(command)
+
+
 for _command in (
     *cli_run.COMMANDS,
     *cli_containers.COMMANDS,
@@ -83,10 +98,10 @@ for _command in (
     *cli_log.COMMANDS,
     *cli_doctor.COMMANDS,
     *cli_serve.COMMANDS,
-    completion,
-    version,
 ):
-    group.add_command(_command)
+    _add(_command)
+group.add_command(completion)
+group.add_command(version)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ __all__ = ["COMMANDS"]
     epilog=(
         "\b\nExamples:\n"
         "  lading serve\n"
-        "  lading --root /srv/lading serve --idle 60\n"
+        "  lading serve --root /srv/lading --socket /run/lading.sock\n"
         "  docker -H unix:///var/lib/lading/lading.sock ps"
     )
 )
