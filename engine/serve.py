@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from lading.engine import http_server
-from lading.engine.api import serve_listener
+from lading.engine.api.server import serve_listener
 from lading.engine.engine import Engine, open_engine
+from lading.engine.http import server as http_server
+from lading.engine.http.unix_socket import listen_unix
 from lading.engine.nursery import open_bare_nursery
-from lading.engine.unix_socket import listen_unix
 
 __all__ = ["serve"]
 

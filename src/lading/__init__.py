@@ -64,7 +64,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """The public names are imported when they are used: ``lading --help`` needs neither trio nor lmdb (PEP 562)."""
+    """Public names are imported when they are used: ``lading --help`` needs neither trio nor lmdb (PEP 562)."""
     if name == "errors":
         value: Any = import_module("lading.events.errors")
     elif name in _HOME:

@@ -17,8 +17,8 @@ import trio
 from stage import IMAGE, Stage
 
 import lading
-from lading.engine.api import serve_api
-from lading.engine.http_client import Client, connect
+from lading.engine.api.server import serve_api
+from lading.engine.http.client import Client, connect
 
 DOCKER = shutil.which("docker", path=f"{Path(__file__).parents[2]}/.cache/bin:{os.environ.get('PATH', '')}")
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 from stage import Stage
 
-from lading.engine.http_client import Client, connect
+from lading.engine.http.client import Client, connect
 from lading.events.errors import HostError
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

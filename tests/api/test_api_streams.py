@@ -12,8 +12,8 @@ import pytest
 import trio
 from stage import printed
 
-from lading.engine.stdcopy import Demultiplexer
-from lading.engine.unix_socket import connect_unix
+from lading.engine.http.stdcopy import Demultiplexer
+from lading.engine.http.unix_socket import connect_unix
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

@@ -15,7 +15,7 @@ import attrs
 
 from lading.storage.procfs import processes_naming
 
-PROGRAM = [sys.executable, "-P", "-m", "lading.engine.cli"]
+PROGRAM = [sys.executable, "-P", "-m", "lading.engine.cli.main"]
 
 
 @attrs.frozen

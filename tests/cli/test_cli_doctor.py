@@ -12,9 +12,9 @@ import trio
 from cli_program import Cli
 
 import lading
-from lading.engine import cli_checks
-from lading.engine.cli_checks import State, examine
-from lading.engine.cli_client import Place
+from lading.engine.cli import checks as cli_checks
+from lading.engine.cli.checks import State, examine
+from lading.engine.cli.client import Place
 
 NAMES = [
     *("user", "kernel", "root", "overlayfs", "mount API", "cgroups", "crun", "runc"),

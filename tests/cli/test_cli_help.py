@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from lading.engine.cli import group
+from lading.engine.cli.main import group
 
 SOURCE = Path(__file__).parents[2] / "src" / "lading"
 
@@ -26,7 +26,7 @@ import json, sys, types
 package = types.ModuleType("lading")
 package.__path__ = [sys.argv.pop(1)]  # the modules themselves, without the package's public names
 sys.modules["lading"] = package
-from lading.engine.cli import main
+from lading.engine.cli.main import main
 try:
     main()
 except SystemExit as end:
@@ -102,7 +102,7 @@ def test_the_history_is_read_without_trio(tmp_path: Path) -> None:
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], said: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "lading.engine.cli", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "lading.engine.cli.main", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr.startswith("lading: ")
@@ -115,7 +115,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], said: s
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_completion_script_is_one_that_its_shell_understands(shell: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "lading.engine.cli", "completion", shell],
+        [sys.executable, "-P", "-m", "lading.engine.cli.main", "completion", shell],
         capture_output=True,
         text=True,
         check=True,

@@ -15,7 +15,7 @@ from cli_program import Cli
 from stage import Census
 
 import lading
-from lading.engine.cli_events import Words, as_dict
+from lading.engine.cli.events import Words, as_dict
 from lading.events.codec import SCHEMAS
 from lading.events.envelope import UNKNOWN, Actor, Record
 from lading.storage.store import read_log

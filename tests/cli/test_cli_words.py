@@ -9,11 +9,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from lading.engine.cli_client import Place, find_place, message_of, target
-from lading.engine.cli_logs import parse_time
-from lading.engine.cli_run import make_request, run
-from lading.engine.cli_tables import ago, draw, duration, size
-from lading.engine.http_message import HttpError
+from lading.engine.cli.client import Place, find_place, message_of, target
+from lading.engine.cli.logs import parse_time
+from lading.engine.cli.run import make_request, run
+from lading.engine.cli.tables import ago, draw, duration, size
+from lading.engine.http.message import HttpError
 from lading.events.errors import Invalid, NotFound
 
 
@@ -98,7 +98,7 @@ def request_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
         made.append(make_request(image, command, **options))
         raise click.exceptions.Exit(0)
 
-    monkeypatch.setattr("lading.engine.cli_run.make_request", keep)
+    monkeypatch.setattr("lading.engine.cli.run.make_request", keep)
     outcome = CliRunner().invoke(run, words, obj=Place("/nowhere", "/nowhere/x"))
     assert outcome.exit_code == 0, outcome.output
     return made[0]

@@ -11,8 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lading.engine.http_client import connect
-from lading.engine.http_message import (
+from lading.engine.http.client import connect
+from lading.engine.http.message import (
     MULTIPLEXED_STREAM,
     RAW_STREAM,
     Handler,
@@ -21,8 +21,8 @@ from lading.engine.http_message import (
     Response,
     Stream,
 )
-from lading.engine.http_server import Limits, serve
-from lading.engine.unix_socket import listen_unix
+from lading.engine.http.server import Limits, serve
+from lading.engine.http.unix_socket import listen_unix
 from lading.events.errors import HostError, NotFound
 
 Start = Callable[[Handler], Awaitable[Path]]

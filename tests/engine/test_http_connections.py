@@ -14,15 +14,15 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lading.engine.http_message import (
+from lading.engine.http.message import (
     MULTIPLEXED_STREAM,
     Handler,
     Request,
     Response,
     Stream,
 )
-from lading.engine.http_server import Limits, serve
-from lading.engine.unix_socket import UnixListener, connect_unix, listen_unix
+from lading.engine.http.server import Limits, serve
+from lading.engine.http.unix_socket import UnixListener, connect_unix, listen_unix
 
 Start = Callable[..., Awaitable[Path]]
 QUICK = Limits(grace=0, linger=0.05)

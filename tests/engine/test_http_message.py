@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lading.engine.http_json import DEPTH_LIMIT, parse_object
-from lading.engine.http_message import (
+from lading.engine.http.message import (
     Headers,
     HttpError,
     Query,
@@ -18,8 +17,9 @@ from lading.engine.http_message import (
     Response,
     path_and_query,
 )
-from lading.engine.router import Router
-from lading.engine.unix_socket import Peer
+from lading.engine.http.router import Router
+from lading.engine.http.strict_json import DEPTH_LIMIT, parse_object
+from lading.engine.http.unix_socket import Peer
 
 
 class FakeExchange:

@@ -15,15 +15,15 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lading.engine.http_message import (
+from lading.engine.http.message import (
     Handler,
     HttpError,
     Request,
     Response,
     Stream,
 )
-from lading.engine.http_server import Limits, serve
-from lading.engine.unix_socket import connect_unix, listen_unix
+from lading.engine.http.server import Limits, serve
+from lading.engine.http.unix_socket import connect_unix, listen_unix
 from lading.events.errors import NotFound
 
 Start = Callable[..., Awaitable[Path]]

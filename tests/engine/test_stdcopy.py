@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lading.engine.stdcopy import STDERR, STDIN, STDOUT, SYSTEM_ERROR, Demultiplexer, frame
+from lading.engine.http.stdcopy import STDERR, STDIN, STDOUT, SYSTEM_ERROR, Demultiplexer, frame
 from lading.events.errors import Invalid
 
 frames = st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=40)), max_size=12)

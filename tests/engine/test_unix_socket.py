@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lading.engine.unix_socket import connect_unix, listen_unix, peer_of
+from lading.engine.http.unix_socket import connect_unix, listen_unix, peer_of
 from lading.events.errors import HostError, InUse, Invalid
 
 

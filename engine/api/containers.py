@@ -1,0 +1,199 @@
+"""Containers over HTTP: create, find, start, stop, remove. What streams is in ``api_streams`` and ``api_waits``.
+
+Source: Docker Engine API v1.47, the Container operations; the words of refusals are moby's, since clients look
+for some of them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import trio
+
+from lading.engine.api.create import parse_create
+from lading.engine.api.listing import LISTING_FILTERS, Listing
+from lading.engine.api.request import caller_of, check_reference, filters_of, not_supported
+from lading.engine.api.shapes import Sizes, container_inspect, container_summary
+from lading.engine.containers import Container
+from lading.engine.engine import Engine
+from lading.engine.http.message import HttpError, Reply, Request, Response
+from lading.engine.http.router import Router
+from lading.events.container import LIVE, ContainerState, Phase
+from lading.events.errors import HostError, NotFound, WrongPhase
+from lading.events.image import ImageState
+from lading.events.views import IMAGES
+from lading.storage.trees import measure_tree
+
+__all__ = ["add_container_routes"]
+
+_BODY = 8 << 20
+"""Above what execve(2) takes in arguments and environment together."""
+
+
+def add_container_routes(router: Router, engine: Engine) -> None:
+    """Route everything about containers that answers at once."""
+    containers = _Containers(engine)
+    router.add("GET", "/containers/json", containers.list)
+    router.add("POST", "/containers/create", containers.create)
+    router.add("GET", "/containers/{id}/json", containers.inspect)
+    router.add("POST", "/containers/{id}/start", containers.start)
+    router.add("POST", "/containers/{id}/stop", containers.stop)
+    router.add("POST", "/containers/{id}/kill", containers.kill)
+    router.add("POST", "/containers/{id}/rename", containers.rename)
+    router.add("DELETE", "/containers/{id}", containers.remove)
+
+
+class _Containers:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _find(self, request: Request) -> Container:
+        return self._engine.containers.get(request.params["id"])
+
+    # -- queries --------------------------------------------------------------------------------------------
+
+    async def list(self, request: Request) -> Reply:
+        engine, query = self._engine, request.query
+        listing = Listing(
+            engine,
+            filters_of(request, LISTING_FILTERS),
+            all=query.flag("all"),
+            limit=query.integer("limit", 0, least=-1),
+            since=query.get("since"),
+            before=query.get("before"),
+        )
+        sized = query.flag("size")
+        shown = []
+        now = time.time_ns()
+        for state in listing.states():
+            sizes = await self._sizes(state) if sized else None
+            shown.append(container_summary(state, listing.image_name(state), now, sizes))
+        return Response.json(shown)
+
+    async def inspect(self, request: Request) -> Reply:
+        state = self._find(request).state
+        sizes = await self._sizes(state) if request.query.flag("size") else None
+        try:
+            runtime = (await self._engine.core.runtime()).name
+        except HostError:
+            runtime = ""
+        return Response.json(container_inspect(state, self._engine.core.paths, runtime, sizes))
+
+    async def _sizes(self, state: ContainerState) -> Sizes:
+        image = self._engine.core.log.get(IMAGES, state.spec.image)
+        upper = self._engine.core.paths.container(state.id) / "upper"
+        writable = await trio.to_thread.run_sync(_measure, os.fspath(upper))
+        return Sizes(writable, writable + (image.size if image else 0))
+
+    # -- commands -------------------------------------------------------------------------------------------
+
+    async def create(self, request: Request) -> Reply:
+        engine = self._engine
+        asked = parse_create(await request.json(_BODY), cgroup_v2=engine.core.host.cgroup_v2)
+        image = engine.images.resolve(check_reference(asked.recipe.image))
+        _check_platform(request.query.get("platform"), asked.recipe.image, image)
+        name = request.query.get("name").removeprefix("/") or None
+        container, _ = await engine.containers.make(
+            asked.recipe, name=name, start=False, caller=caller_of(request)
+        )
+        warnings = list(asked.warnings)
+        if image.config.volumes:
+            where = ", ".join(image.config.volumes)
+            warnings.append(f"There are no volumes in this release: {where} will be part of the container itself.")
+        return Response.json({"Id": container.id, "Warnings": warnings}, 201)
+
+    async def start(self, request: Request) -> Reply:
+        if request.query.get("checkpoint"):
+            raise not_supported("starting from a checkpoint")
+        container, caller = self._find(request), caller_of(request)
+        try:
+            await container.start(caller=caller)
+        except WrongPhase as error:
+            if error.phase not in LIVE:
+                words = f"container {container.id} is marked for removal and cannot be started"
+                raise HttpError(409, words) from None
+            await self._engine.containers.supervisor(container.id)
+            return Response(304)
+        return Response(204)
+
+    async def stop(self, request: Request) -> Reply:
+        timeout = request.query.integer("t", -2, least=-(2**31), most=2**31)
+        container = self._find(request)
+        try:
+            await container.stop(
+                None if "t" not in request.query or timeout == -2 else timeout,
+                request.query.get("signal") or None,
+                caller=caller_of(request),
+            )
+        except WrongPhase as error:
+            if error.phase in (Phase.CREATED, Phase.STOPPED, Phase.DEAD):
+                return Response(304)
+            raise
+        return Response(204)
+
+    async def kill(self, request: Request) -> Reply:
+        container = self._find(request)
+        try:
+            await container.kill(request.query.get("signal") or "SIGKILL", caller=caller_of(request))
+        except WrongPhase:
+            asked = request.params["id"]
+            words = f"cannot kill container: {asked}: container {container.id} is not running"
+            raise HttpError(409, words) from None
+        return Response(204)
+
+    async def rename(self, request: Request) -> Reply:
+        name = request.query.get("name").removeprefix("/")
+        if not name:
+            raise HttpError(400, "Neither old nor new names may be empty")
+        container = self._find(request)
+        if container.name == name:
+            raise HttpError(400, "Renaming a container with the same name as its current name")
+        await container.rename(name, caller=caller_of(request))
+        return Response(204)
+
+    async def remove(self, request: Request) -> Reply:
+        if request.query.flag("link"):
+            raise not_supported("removing a link (--link)")
+        container = self._find(request)
+        name = container.name
+        try:
+            await container.remove(force=request.query.flag("force"), caller=caller_of(request))
+        except WrongPhase as error:
+            if error.phase == Phase.REMOVING:
+                words = f"removal of container {request.params['id']} is already in progress"
+                raise HttpError(409, words) from None
+            words = (
+                f'cannot remove container "/{name}": container is running: '
+                "stop the container before removing or force remove"
+            )
+            raise HttpError(409, words) from None
+        except NotFound:
+            # Its own end removed it between our look and our word.
+            raise NotFound("container", request.params["id"]) from None
+        return Response(204)
+
+
+def _check_platform(platform: str, name: str, image: ImageState) -> None:
+    """Docker's rule: an image of another platform than asked for is as good as none."""
+    actual = f"{image.os}/{image.architecture}"
+    if platform and platform.lower() not in (image.os, actual):
+        raise HttpError(
+            404,
+            f"image with reference {name} was found but does not provide the specified platform "
+            f"({platform[:80]}): it is for {actual}",
+        )
+
+
+def _measure(directory: str) -> int:
+    """Bytes on disk of a tree that may not be there, or be on its way out."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        return measure_tree(fd).disk_bytes - os.fstat(fd).st_blocks * 512  # the layer's root is no change
+    except HostError:
+        return 0
+    finally:
+        os.close(fd)

@@ -1,0 +1,150 @@
+"""The Docker Engine API: which handler answers what, and how the engine's errors are said in HTTP.
+
+Stock Docker clients of API v1.24 to v1.47 can use it, within what this release has; what it hasn't is refused.
+Whoever can connect to the socket owns every container, which amounts to owning the machine: the socket is its
+maker's alone, mode 0600.
+
+Source: Docker Engine API v1.47, "Versioning" and "Errors"; the words are moby's where clients look for them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from lading.engine.api.containers import add_container_routes
+from lading.engine.api.events import add_event_route
+from lading.engine.api.images import add_image_routes
+from lading.engine.api.request import API_MAXIMUM, check_version
+from lading.engine.api.streams import add_stream_routes
+from lading.engine.api.system import add_system_routes, server_version
+from lading.engine.api.waits import add_wait_route
+from lading.engine.engine import Engine
+from lading.engine.http import server as http_server
+from lading.engine.http.message import Handler, Reply, Request, Response
+from lading.engine.http.router import Router
+from lading.engine.http.unix_socket import listen_unix
+from lading.events.errors import (
+    AlreadyExists,
+    Ambiguous,
+    CannotStart,
+    EngineClosed,
+    ImageInvalid,
+    Invalid,
+    LadingError,
+    NotFound,
+    Refused,
+    StoreBroken,
+)
+from lading.events.reference import parse_reference
+
+__all__ = ["api_handler", "error_response", "serve_api", "serve_listener"]
+
+_COMMAND_IS_WRONG: Final = (126, 127)
+
+
+async def serve_api(
+    engine: Engine,
+    path: str | os.PathLike[str],
+    *,
+    task_status: trio.TaskStatus[Sequence[http_server.Listener]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve ``engine`` at the Unix socket ``path`` (made with mode 0600, removed at the end) until cancelled.
+
+    Started when clients can connect. Raises ``InUse``, ``Invalid`` or ``HostError`` if the socket can't be made.
+    """
+    await serve_listener(engine, listen_unix(path, mode=0o600), task_status=task_status)
+
+
+async def serve_listener(
+    engine: Engine,
+    listener: http_server.Listener,
+    *,
+    task_status: trio.TaskStatus[Sequence[http_server.Listener]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve ``engine`` to whoever ``listener`` lets in, until cancelled; closes it."""
+    await http_server.serve(
+        [listener],
+        api_handler(engine),
+        on_error=error_response,
+        headers={
+            "Api-Version": "{}.{}".format(*API_MAXIMUM),
+            "Docker-Experimental": "false",
+            "Ostype": "linux",
+            "Server": f"Lading/{server_version()} (linux)",
+        },
+        task_status=task_status,
+    )
+
+
+def api_handler(engine: Engine) -> Handler:
+    """The whole API as one handler."""
+    router = _VersionedRouter()
+    add_system_routes(router, engine)
+    add_image_routes(router, engine)
+    add_container_routes(router, engine)
+    add_stream_routes(router, engine)
+    add_wait_route(router, engine)
+    add_event_route(router, engine)
+    return router
+
+
+class _VersionedRouter(Router):
+    """A router whose handlers are reached only by versions that they speak."""
+
+    def add(self, method: str, pattern: str, handler: Handler) -> None:
+        async def checked(request: Request) -> Reply:
+            check_version(request)
+            return await handler(request)
+
+        super().add(method, pattern, checked)
+
+
+def error_response(error: LadingError) -> Response:
+    """``error`` as Docker would have said it."""
+    return Response.error(_status(error), _message(error))
+
+
+def _status(error: LadingError) -> int:
+    match error:
+        case NotFound():
+            return 404
+        case Ambiguous() | Invalid() | ImageInvalid():
+            return 400
+        case Refused():
+            return 409
+        case CannotStart():
+            return 400 if error.exit_code in _COMMAND_IS_WRONG else 500
+        case StoreBroken() | EngineClosed():
+            return 503
+        case _:
+            return 500
+
+
+def _message(error: LadingError) -> str:
+    match error:
+        case NotFound(kind="image"):
+            return f"No such image: {_with_tag(error.name)}"
+        case NotFound():
+            return f"No such {error.kind}: {error.name}"
+        case Ambiguous():
+            return f"multiple IDs found with provided prefix: {error.prefix}"
+        case AlreadyExists(kind="container"):
+            return (
+                f'Conflict. The container name "/{error.name}" is already in use by container "{error.holder}". '
+                "You have to remove (or rename) that container to be able to reuse that name."
+            )
+        case Invalid(field="container name"):
+            return f"Invalid container name ({error.value}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        case _:
+            return str(error)
+
+
+def _with_tag(name: str) -> str:
+    try:
+        return parse_reference(name).familiar
+    except Invalid:
+        return name

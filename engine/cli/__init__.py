@@ -1,0 +1,1 @@
+"""The ``lading`` command."""

@@ -1,0 +1,129 @@
+"""``lading run``: its options, and the request they make. What happens then is in ``cli_attach``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from lading.engine.cli.client import Place, message_of, say_error
+from lading.engine.cli.complete import complete_image
+
+__all__ = ["COMMANDS", "make_request"]
+
+_ENGINE_FAILED = 125
+
+
+def _environment(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
+    """``K=V`` as it is; ``K`` with the caller's own value, and left out where the caller has none."""
+    result = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not name:
+            raise click.BadParameter(f"{word!r} has no name.")
+        if equals:
+            result.append(word)
+        elif name in os.environ:
+            result.append(f"{name}={os.environ[name]}")
+    return tuple(result)
+
+
+def make_request(
+    image: str,
+    command: tuple[str, ...],
+    *,
+    interactive: bool = False,
+    detach: bool = False,
+    env: tuple[str, ...] = (),
+    workdir: str | None = None,
+    user: str | None = None,
+    entrypoint: str | None = None,
+    network: str = "host",
+    label: tuple[str, ...] = (),
+    hostname: str | None = None,
+    read_only: bool = False,
+    remove: bool = False,
+    stop_signal: str | None = None,
+    stop_timeout: int | None = None,
+) -> dict[str, Any]:
+    """The body of ``POST /containers/create`` (Docker Engine API, ContainerCreate)."""
+    request: dict[str, Any] = {
+        "Image": image,
+        "Env": list(env),
+        "Labels": {key: value for key, _, value in (word.partition("=") for word in label)},
+        "OpenStdin": interactive,
+        "StdinOnce": interactive and not detach,
+        "AttachStdin": interactive and not detach,
+        "AttachStdout": not detach,
+        "AttachStderr": not detach,
+        "HostConfig": {"NetworkMode": network, "AutoRemove": remove, "ReadonlyRootfs": read_only},
+    }
+    optional = {
+        "Cmd": list(command) or None,
+        "Entrypoint": None if entrypoint is None else [entrypoint],
+        "WorkingDir": workdir,
+        "User": user,
+        "Hostname": hostname,
+        "StopSignal": stop_signal,
+        "StopTimeout": stop_timeout,
+    }
+    return request | {key: value for key, value in optional.items() if value is not None}
+
+
+@click.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog=(
+        "\b\nExamples:\n"
+        "  lading run --rm busybox:1 echo hello\n"
+        "  lading run -d --name web -e PORT=80 -l app=shop busybox:1 httpd -f\n"
+        "  tar c . | lading run -i --rm busybox:1 tar t"
+    ),
+)
+@click.option("-d", "--detach", is_flag=True, help="Print the id and leave it running.")
+@click.option("--name", metavar="NAME", help="Its name; the default is a random one.")
+@click.option(
+    "-e",
+    "--env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    callback=_environment,
+    help="Set a variable; without a value, to the one it has here.",
+)
+@click.option("-w", "--workdir", metavar="DIR", help="The directory in the container to run in.")
+@click.option("--rm", "remove", is_flag=True, help="Remove the container when it ends.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on to the container.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number to run as.")
+@click.option("--entrypoint", metavar="PROGRAM", help="Instead of the image's; empty for none.")
+@click.option(
+    "--network", type=click.Choice(("host", "none")), default="host", show_default=True, help="Its network."
+)
+@click.option("-l", "--label", multiple=True, metavar="KEY[=VALUE]", help="Set a label.")
+@click.option("--hostname", metavar="NAME", help="Its host name.")
+@click.option("--read-only", is_flag=True, help="Mount its root file system read-only.")
+@click.option("--stop-signal", metavar="SIGNAL", help="What a stop sends.  [SIGTERM]")
+@click.option("--stop-timeout", type=int, metavar="SECONDS", help="From a stop to SIGKILL; negative: never.  [10]")
+@click.argument("image", shell_complete=complete_image)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def run(place: Place, /, image: str, command: tuple[str, ...], name: str | None, **options: Any) -> int:
+    """Run a command in a new container.
+
+    What comes after IMAGE belongs to the command. The exit code is the command's own, 127 if it isn't there, 126
+    if it can't be executed, and 125 if the engine failed.
+    """
+    import trio
+
+    from lading.engine.cli.attach import Run
+    from lading.engine.http.message import HttpError
+    from lading.events.errors import LadingError
+
+    work = Run(place, name, make_request(image, command, **options), options["detach"])
+    try:
+        return trio.run(work.main)
+    except (LadingError, HttpError) as error:
+        say_error(message_of(error))
+        return _ENGINE_FAILED
+
+
+COMMANDS = (run,)
