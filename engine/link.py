@@ -209,6 +209,7 @@ class Link:
                     self._handle(message)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        await trio.aclose_forcefully(stream)
         self._lost()
 
     def _lost(self) -> None:

@@ -57,6 +57,7 @@ class OutputReader:
         self._skip = 0
         self._open: dict[int, bool] = {1: False, 2: False}
         self._muted: frozenset[int] = frozenset()
+        self._chunks: deque[Chunk] = deque()
         self._ready: deque[LogPiece] = deque()
         if tail is not None and not from_now and self._fd >= 0:
             self._seek_tail(tail)
@@ -94,11 +95,13 @@ class OutputReader:
         while not self._ready:
             mark = self._core.link.output_mark(self._container)
             running = self._core.runs(self._container)
-            chunks = read_chunks(self._fd, self._offset) if self._fd >= 0 else []
-            if chunks:
-                self._offset = chunks[-1].end
-                for chunk in chunks:
-                    self._ready.extend(self._pieces(chunk))
+            if not self._chunks and self._fd >= 0:
+                self._chunks.extend(read_chunks(self._fd, self._offset))
+            if self._chunks:
+                # One chunk at a time, and others' turn before the next: lines may be short and many.
+                chunk = self._chunks.popleft()
+                self._offset = chunk.end
+                self._ready.extend(self._pieces(chunk))
                 await trio.lowlevel.checkpoint()
                 continue
             if not self._follow or not running:

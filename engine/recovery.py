@@ -49,6 +49,8 @@ async def _recover_container(
     if state.phase not in LIVE and state.phase is not Phase.REMOVING:
         if kept is not None:
             core.link.forget(kept)
+        if state.phase is Phase.STOPPED and state.spec.auto_remove:
+            core.nursery.start_soon(containers.auto_remove(state.id, caller))
         return
     seen = observe(core.paths, state, kept)
     missing = recover(state, seen)

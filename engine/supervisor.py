@@ -135,6 +135,10 @@ class Supervisor:
 
     async def _clear(self) -> None:
         try:
+            runtime = await self._core.runtime()
+            # Its runtime process, if killed, could not clean up.
+            if os.path.exists(f"{runtime.state}/{self.id}"):
+                await end_remains(self._core.paths, runtime, self.id, self.process)
             if self._spec.auto_remove:
                 clear_bundle(self._core.paths, self.id)  # a volatile mount: unmounting waits for no disk
             else:

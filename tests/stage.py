@@ -186,8 +186,11 @@ class Stage:
     async def emptied(self, **options: Any) -> AsyncIterator[lading.Engine]:
         """An open engine whose containers are removed by force at the end."""
         async with self.engine(**options) as engine:
-            yield engine
-            await empty(engine)
+            try:
+                yield engine
+            finally:
+                with trio.move_on_after(20, shield=True):
+                    await empty(engine)
 
 
 async def empty(engine: lading.Engine) -> None:

@@ -135,7 +135,8 @@ def test_a_store_that_a_library_owns_is_told_with_its_owner(fresh: Cli) -> None:
 
 
 def test_who_is_not_root_is_told_to_be() -> None:
-    code = "import os, sys; from lading.engine.cli import attach, main as cli; from lading.engine.http import client\n"
+    code = "import os, sys; from lading.engine.cli import attach, main as cli\n"
+    code += "from lading.engine.http import client\n"
     code += f"os.setuid(65534); sys.argv = ['lading', '--root', '/tmp/nosuch-{os.getpid()}', 'ps']; cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

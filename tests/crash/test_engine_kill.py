@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from stage import IMAGE, Stage, agree, empty, event, happens, output, printed, processes, story
 
-from lading.events.container import LIVE, Exited, Phase, Started
+from lading.events.container import Exited, Phase, Started
 from lading.events.errors import NotFound
 from lading.storage.linux import mount
 from lading.storage.overlay import mounts_below
@@ -347,8 +347,8 @@ async def test_killed_in_a_storm_of_starts_at_any_moment(stage: Stage) -> None:
                     assert known[words[1]].started_at > 0
             for state in known.values():
                 made = engine.containers.get(state.id)
-                if state.phase in LIVE:
-                    await engine.core.live[state.id].begun.wait()
+                if supervisor := engine.core.live.get(state.id):
+                    await supervisor.begun.wait()
                 state = made.state
                 if state.phase is Phase.RUNNING:
                     assert state.process is not None

@@ -13,7 +13,7 @@ import trio.lowlevel
 from stage import IMAGE, Stage, event, happens, printed, processes, story
 
 import lading
-from lading.events.container import Exited, Phase, Removed, Started, StopRequested
+from lading.events.container import LIVE, Exited, Phase, Removed, Started, StopRequested
 from lading.events.errors import NotFound, WrongPhase
 from lading.storage.overlay import mounts_below
 
@@ -185,11 +185,10 @@ async def test_cancelled_callers_of_everything_leave_a_whole_log(stage: Stage) -
                 with suppress(WrongPhase):
                     await draw.choice(steps)()
         await engine.log.verify()
-        if made.state.phase is not Phase.CREATED:
-            supervisor = engine.core.live.get(made.id)
-            assert (supervisor is not None) == (
-                made.state.phase in (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)
-            )
+        supervisor = engine.core.live.get(made.id)
+        if supervisor is not None and supervisor.ended.is_set():
+            await supervisor.done.wait()
+        assert (made.id in engine.core.live) == (made.state.phase in LIVE)
 
 
 async def test_a_users_exception_comes_out_as_it_was_raised(stage: Stage) -> None:

@@ -124,7 +124,8 @@ async def test_privileges_are_the_default_ones(stage: Stage) -> None:
 
 async def test_nothing_of_the_host_can_be_seen_or_written(stage: Stage) -> None:
     async with stage.engine() as engine:
-        assert await says(engine, "ls /proc | grep -c '^[0-9]'") in (["3"], ["4"])  # sh, ls and grep
+        [seen] = await says(engine, "ls /proc | grep -c '^[0-9]'")
+        assert int(seen) <= 4  # sh, ls and grep, of which some may not be there yet
         done = await engine.containers.run(IMAGE, ["sh", "-c", "ls /proc/self/fd"])
         assert done.stdout.split() == [b"0", b"1", b"2", b"3"]  # 3 is ls's own
         assert await says(engine, "for f in kcore keys; do cat /proc/$f 2>&- | wc -c; done") == ["0", "0"]
