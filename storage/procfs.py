@@ -79,9 +79,12 @@ def has_executed(pid: int, runtime: int) -> bool | None:
         with open(f"/proc/{pid}/comm", "rb") as file:
             if file.read().startswith(b"runc:["):
                 return False
-        theirs = os.stat(f"/proc/{runtime}/exe")
     except (FileNotFoundError, ProcessLookupError):
         return None  # a process that is ending has no executable any more, before it is a zombie
+    try:
+        theirs = os.stat(f"/proc/{runtime}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # the runtime was killed, and what it made lives on
     return (mine.st_dev, mine.st_ino) != (theirs.st_dev, theirs.st_ino)
 
 
