@@ -24,6 +24,7 @@ class Report:
         concurrency: int = 1,
         peer: str = "lading",
         ratio: float | None = None,
+        **more: float,
     ) -> None:
         """One measurement; printed at once unless a table follows."""
         row = {
@@ -35,6 +36,7 @@ class Report:
             "concurrency": concurrency,
             "peer": peer,
             "ratio": None if ratio is None else round(ratio, 3),
+            **{key: round(extra, 3) for key, extra in more.items()},
         }
         self._rows.append(row)
         if not sys.stdout.isatty():
@@ -52,9 +54,9 @@ class Report:
         from rich.table import Table
 
         table = Table(title=self._bench)
-        for column in ("metric", "peer", "concurrency", "n", "value", "unit", "ratio"):
+        columns = [key for key in max(self._rows, key=len, default={}) if key != "bench"]
+        for column in columns:
             table.add_column(column, justify="left" if column in ("metric", "peer", "unit") else "right")
         for row in self._rows:
-            shown = [row[key] for key in ("metric", "peer", "concurrency", "n", "value", "unit", "ratio")]
-            table.add_row(*("" if value is None else str(value) for value in shown))
+            table.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
         Console().print(table)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from stage import IMAGE, Census, Stage, agree, empty, processes, story
 
-from lading.events.container import LIVE, Phase
+from lading.events.container import Phase
 from lading.events.errors import NotFound
 from lading.storage.overlay import mounts_below
 from lading.storage.procfs import is_alive
@@ -104,10 +104,8 @@ async def holds(stage: Stage, said: list[list[str]]) -> None:
         for state in engine.containers.list():
             if state.phase is Phase.REMOVING:
                 await engine.core.removal(state.id).wait()
-            elif state.phase is Phase.STOPPING:
-                await engine.core.live[state.id].ended.wait()
-            elif state.phase in LIVE:
-                await engine.core.live[state.id].begun.wait()
+            elif supervisor := engine.core.live.get(state.id):
+                await (supervisor.ended if state.phase is Phase.STOPPING else supervisor.begun).wait()
         acknowledged = {(words[0], words[1]) for words in said if words[0] in ACKNOWLEDGED}
         for word, container in acknowledged:
             events = story(engine, container)

@@ -365,8 +365,11 @@ async def test_killed_in_a_storm_of_starts_at_any_moment(stage: Stage) -> None:
                     await made.start()
                     break
             await empty(engine)
-            assert os.listdir(stage.paths.run / "bundles") == []
-            assert set(processes(stage.paths.run)) <= {engine.core.link.keeper_pid}
+            bundles = stage.paths.run / "bundles"
+            left = {path.name: (os.listdir(path), story(engine, path.name)) for path in bundles.iterdir()}
+            assert left == {}
+            strays = {pid: words for pid, words in processes(stage.paths.run).items() if "keeper" not in words}
+            assert strays == {}
     await quiet(stage)
 
 
