@@ -114,10 +114,9 @@ def clear_bundle(paths: Paths, container: str) -> None:
         for name in _MADE:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{bundle}/{name}")
-        os.rmdir(root)
-        os.rmdir(bundle)
-    except FileNotFoundError:
-        return
+        for directory in (root, bundle):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(directory)
     except OSError as error:
         while unmount(root):
             pass

@@ -344,9 +344,6 @@ class Containers:
     async def begin(self, container: ContainerId, command: Command, caller: Caller | None) -> Supervisor:
         """Ask for a start and have it supervised."""
         caller = caller or new_caller()
-        current = self.core.live.get(container)
-        if current is not None and current.ended.is_set():
-            await current.done.wait()
         records = await self.command(container, command, caller)
         return self._supervise(container, caller, records[-1])
 

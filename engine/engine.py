@@ -34,6 +34,9 @@ from lading.storage.store import Store, open_store, seal_identity
 __all__ = ["Engine", "open_engine"]
 
 
+_PATIENCE = 10.0
+
+
 class Engine:
     """An open engine: ``images``, ``containers``, and the history in ``log``. From ``open_engine``."""
 
@@ -110,8 +113,13 @@ async def _close(engine: Engine, on_exit: str) -> None:
         async with trio.open_nursery() as nursery:
             for container in list(core.live):
                 nursery.start_soon(_stop, engine, container)
-        for supervisor in list(core.live.values()):
-            await supervisor.done.wait()
+    # A run that has ended is cleared away, and removed if it asked for that; one that goes on is left alone.
+    with trio.move_on_after(_PATIENCE):
+        for container, supervisor in list(core.live.items()):
+            if supervisor.ended.is_set():
+                await supervisor.done.wait()
+                if supervisor.auto_remove:
+                    await core.wait_removed(container)
     core.closing = True
 
 

@@ -20,14 +20,18 @@ def observe(paths: Paths, state: ContainerState, kept: KeptRun | None) -> Seen:
     process = None
     if kept is not None and kept.pid:
         process = ProcessId(boot_id(), kept.pid, kept.ticks)
+    has_it = kept is not None and kept.run == state.run
     exit_seen = None
     if kept is not None and kept.ended.is_set() and kept.code is not None and process is not None:
         exit_seen = ExitSeen(kept.run, kept.code, kept.at, process)
+    elif not has_it:
+        exit_seen = _exit_record(paths, state.id)
+    # else the keeper is about to tell, and a record that it has written just now is its supervisor's to hear of
     return Seen(
         boot=boot_id(),
         kept_run=0 if kept is None else kept.run,
         kept=process,
-        exit=exit_seen or _exit_record(paths, state.id),
+        exit=exit_seen,
         alive=state.process is not None and is_alive(state.process),
     )
 

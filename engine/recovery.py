@@ -23,9 +23,11 @@ from lading.events.errors import HostError
 from lading.events.ids import container_stream
 from lading.events.recovery import recover
 from lading.events.signals import signal_number
+from lading.events.spec import ProcessId
 from lading.events.views import CONTAINERS, LAYERS
 from lading.storage.overlay import mounts_below, unmount
-from lading.storage.procfs import is_alive
+from lading.storage.procfs import boot_id, is_alive
+from lading.storage.store import Paths
 
 __all__ = ["recover_store"]
 
@@ -37,9 +39,9 @@ async def recover_store(core: Core, containers: Containers) -> None:
     kept = await core.link.connect(start=False)
     for state in states:
         await _recover_container(core, containers, state, kept.pop(state.id, None), caller)
-    for stray in kept.values():  # the keeper has a run that the log has not: nothing should
-        core.link.forget(stray)
-    _sweep(core, {state.id for state in states})
+    for stray in kept.values():
+        core.nursery.start_soon(_end_stray, core, stray)
+    await _sweep(core, {state.id for state in states})
     core.trash.filled()
 
 
@@ -87,6 +89,14 @@ async def _finish_removal(core: Core, state: ContainerState, caller: Caller, cau
         await remove_container(core, state.id, caller, cause)
 
 
+async def _end_stray(core: Core, stray: KeptRun) -> None:
+    """End a run that the keeper has and the log has not: that of a store which was here before, and deleted."""
+    process = ProcessId(boot_id(), stray.pid, stray.ticks) if stray.pid else None
+    await end_remains(core.paths, await core.runtime(), stray.id, process)
+    await stray.ended.wait()
+    core.link.forget(stray)
+
+
 def _may_have_remains(core: Core, state: ContainerState) -> bool:
     """After a reboot there is nothing to look for, and perhaps no runtime to look with."""
     if state.process is not None:
@@ -105,11 +115,19 @@ def _resume_stop(core: Core, supervisor: Supervisor, state: ContainerState) -> N
         core.nursery.start_soon(supervisor.stop, signal_number(asked.signal), float(asked.timeout))
 
 
-def _sweep(core: Core, known: set[str]) -> None:
+def _created(paths: Paths) -> set[str]:
+    """The containers that a runtime remembers."""
+    return {state.name for name in ("crun", "runc") for state in (paths.run / name).glob("*") if state.is_dir()}
+
+
+async def _sweep(core: Core, known: set[str]) -> None:
     """Delete what no record names: orphans of a crash between making and recording, or recording and deleting."""
     paths = core.paths
     bundles = paths.run / "bundles"
     live = set(core.live)
+    for name in _created(paths):
+        if name not in live and name not in known:  # a trial of a runtime that was cut short
+            await end_remains(paths, await core.runtime(), name, None)
     for mount in mounts_below(bundles):
         if mount.relative_to(bundles).parts[0] not in live:
             unmount(mount)

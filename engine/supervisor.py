@@ -55,11 +55,13 @@ class Supervisor:
         self.done = trio.Event()
         self.error: CannotStart | None = None
         self.exit_code: int | None = None
+        self.auto_remove = state.spec.auto_remove
         self.process: ProcessId | None = state.process
         self._core = core
         self._spec = state.spec
         self._caller = caller
         self._cause = cause
+        self._before = core.live.get(state.id)
         core.live[state.id] = self
 
     # -- the task ---------------------------------------------------------------------------------------
@@ -67,6 +69,9 @@ class Supervisor:
     async def start(self, state: ContainerState, remove: Callable[[], Awaitable[None]]) -> None:
         """The task: from ``StartRequested`` in the log to the end of the run."""
         core = self._core
+        if self._before is not None:  # the run before this one has ended, and is being cleared away
+            await self._before.done.wait()
+            self._before = None
         try:
             runtime = await core.runtime()
             bundle = make_bundle(core.paths, state, core.host, runtime)
