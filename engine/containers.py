@@ -88,10 +88,15 @@ class Container:
         return process.pid if process else 0
 
     async def start(self, *, caller: Caller | None = None) -> None:
-        """Run it; returns once its command was executed. Raises ``CannotStart`` with Docker's exit code."""
+        """Run it; returns once its command was executed. Raises ``CannotStart`` with Docker's exit code.
+
+        A container that is to be removed at its end is gone when that is raised.
+        """
         supervisor = await self._containers.begin(self.id, StartContainer(), caller)
         await supervisor.begun.wait()
         if supervisor.error is not None:
+            if supervisor.auto_remove:
+                await self._containers.core.wait_removed(self.id)
             raise supervisor.error
 
     async def stop(

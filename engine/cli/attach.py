@@ -118,15 +118,13 @@ class Run:
         return code
 
     async def _explain(self, error: HttpError) -> int:
-        """Tell why it did not start, take it away if it should not stay, and find the exit code that says so."""
+        """Tell why it did not start, and find the exit code that says so."""
         say_error(message_of(error))
         code = _code_of(error.message)
         try:
             state = (await get_json(self._client, "containers", self._id, "json"))["State"]
             code = state["ExitCode"] if state["ExitCode"] in (125, 126, 127) else code
-            if self._auto_remove:  # the engine may have done so, and then this is a 404
-                await post(self._client, "containers", self._id, method="DELETE", force=1)
-        except (HttpError, KeyError) as worse:
+        except (HttpError, KeyError) as worse:  # 404: it was to be removed, and the engine has done so
             if not isinstance(worse, HttpError) or worse.status != 404:
                 say_error(f"and then: {message_of(worse)}")
         return code
