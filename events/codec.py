@@ -12,7 +12,7 @@ chain before the first record is 32 zero bytes. ``tests/golden`` keeps bytes of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
@@ -163,9 +163,3 @@ def encode_state(state: attrs.AttrsInstance) -> bytes:
 def decode_state(cls: type[Any], stored: bytes) -> Any:
     """The inverse of ``encode_state``."""
     return from_plain(cls, msgpack.unpackb(stored))
-
-
-def fields_of(event: Event) -> Iterator[tuple[str, Any]]:
-    """Name and value of each field of ``event``, in wire order."""
-    for field in attrs.fields(type(event)):
-        yield field.name, getattr(event, field.name)
