@@ -144,14 +144,18 @@ class Log:
 
     def read(self, after: int = 0, limit: int = 1000) -> list[Record]:
         """Up to ``limit`` records after position ``after``, in order."""
+        return [decode_record(value, position) for position, value in self.read_raw(after, limit)]
+
+    def read_raw(self, after: int = 0, limit: int = 1000) -> list[tuple[int, bytes]]:
+        """Up to ``limit`` positions after ``after`` with their stored bytes (record || chain), undecoded."""
+        page: list[tuple[int, bytes]] = []
         with self._begin(db=self._log) as txn, txn.cursor() as cursor:
             found = cursor.set_range(_U64.pack(after + 1))
-            page: list[tuple[int, bytes]] = []
             while found and len(page) < limit:
                 key, value = cursor.item()
                 page.append((_U64.unpack(key)[0], bytes(value)))
                 found = cursor.next()
-        return [decode_record(value, position) for position, value in page]
+        return page
 
     def read_stream(self, stream: str, after: int = 0, limit: int = 1000) -> list[Record]:
         """Up to ``limit`` records of ``stream`` whose version is past ``after``, in order."""
