@@ -18,6 +18,7 @@ from lading.engine.output import OutputReader
 from lading.engine.recipe import Recipe, make_spec
 from lading.engine.removal import remove_container
 from lading.engine.supervisor import Supervisor
+from lading.events.claims import container_name
 from lading.events.commands import (
     Command,
     CreateContainer,
@@ -33,7 +34,7 @@ from lading.events.envelope import Proposed, Record
 from lading.events.errors import AlreadyExists, Ambiguous, Conflict, EngineClosed, HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId, check_container_name, container_stream
 from lading.events.signals import signal_number
-from lading.events.views import CONTAINERS, NAMES
+from lading.events.views import CLAIMS, CONTAINERS
 
 __all__ = ["Completed", "Container", "Containers"]
 
@@ -214,9 +215,9 @@ class Containers:
         if len(reference) == 64 and log.get(CONTAINERS, reference) is not None:
             return Container(self, ContainerId(reference))
         if reference.isascii() and 0 < len(reference) <= 256:
-            named = log.get(NAMES, reference.removeprefix("/"))
+            named = log.get(CLAIMS, container_name(reference.removeprefix("/")).key)
             if named is not None:
-                return Container(self, named.container)
+                return Container(self, ContainerId(named.holder.partition("/")[2]))
             found = log.scan(CONTAINERS, reference, limit=5)
             if len(found) > 1:
                 raise Ambiguous("container", reference, tuple(key for key, _ in found))

@@ -19,6 +19,7 @@ from lading.engine.link import open_link
 from lading.engine.nursery import open_service_nursery
 from lading.engine.oci import Host
 from lading.engine.recovery import recover_store
+from lading.engine.release import release
 from lading.engine.runtime import cgroup_of
 from lading.engine.trash import Trash
 from lading.events.container import LIVE
@@ -102,7 +103,7 @@ async def open_engine(
 async def _begin(store: Store, journal: Journal) -> None:
     """The first record of a new store."""
     caller = new_caller()
-    event = StoreCreated(store.identity, FORMAT)
+    event = StoreCreated(store.identity, FORMAT, release())
     await journal.append([Proposed(ENGINE_STREAM, event, 0)], actor=caller.actor, command=caller.command)
     seal_identity(store)
 

@@ -1,5 +1,9 @@
 """The pure core: values in, values out; no clock, no randomness, no I/O."""
 
+from lading.events.claims import *
+from lading.events.claims import __all__ as _claims
+from lading.events.compaction import *
+from lading.events.compaction import __all__ as _compaction
 from lading.events.container import *
 from lading.events.container import __all__ as _container
 from lading.events.envelope import *
@@ -15,4 +19,4 @@ from lading.events.spec import __all__ as _spec
 from lading.events.store import *
 from lading.events.store import __all__ as _store
 
-__all__ = [*_container, *_envelope, *_errors, *_ids, *_image, *_spec, *_store]
+__all__ = [*_claims, *_compaction, *_container, *_envelope, *_errors, *_ids, *_image, *_spec, *_store]

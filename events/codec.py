@@ -18,14 +18,23 @@ from typing import Any, cast
 import attrs
 import msgpack
 
-from lading.events import container, image, store
+from lading.events import claims, compaction, container, image, store
 from lading.events.envelope import Actor, Record
 from lading.events.errors import StoreCorrupt
 from lading.events.facts import Event
 from lading.events.ids import CommandId
 from lading.events.shapes import from_plain, to_plain
 
-__all__ = ["GENESIS", "SCHEMAS", "decode_record", "encode_record", "event_tag", "upcast"]
+__all__ = [
+    "GENESIS",
+    "RELEASES",
+    "SCHEMAS",
+    "decode_record",
+    "encode_record",
+    "event_tag",
+    "record_time",
+    "upcast",
+]
 
 GENESIS = bytes(32)
 """The chain before the first record."""
@@ -34,7 +43,7 @@ _CHAIN = 32
 _FORMAT = 1
 
 SCHEMAS: dict[str, tuple[type[Any], int]] = {
-    "store.created": (store.StoreCreated, 1),
+    "store.created": (store.StoreCreated, 2),
     "container.created": (container.Created, 1),
     "container.start-requested": (container.StartRequested, 1),
     "container.started": (container.Started, 1),
@@ -49,10 +58,23 @@ SCHEMAS: dict[str, tuple[type[Any], int]] = {
     "layer.added": (image.LayerAdded, 1),
     "image.added": (image.ImageAdded, 1),
     "tag.set": (image.Tagged, 1),
+    "claim.taken": (claims.ClaimTaken, 1),
+    "claim.released": (claims.ClaimReleased, 1),
+    "log.compacted": (compaction.LogCompacted, 1),
 }
 """Tag -> the class that holds it today, and that class's schema version."""
 
-UPCASTERS: dict[tuple[str, int], Callable[[list[Any]], list[Any]]] = {}
+RELEASES: dict[str, str] = dict.fromkeys(SCHEMAS, "0.1.0") | {
+    "store.created": "0.2.0",
+    "claim.taken": "0.2.0",
+    "claim.released": "0.2.0",
+    "log.compacted": "0.2.0",
+}
+"""Tag -> the first release that writes today's schema of it: what an older release says is needed."""
+
+UPCASTERS: dict[tuple[str, int], Callable[[list[Any]], list[Any]]] = {
+    ("store.created", 1): lambda fields: [*fields, ""],  # the release was not recorded
+}
 """(tag, schema) -> how its fields become those of schema + 1."""
 
 
@@ -136,6 +158,14 @@ def decode_record(stored: bytes, position: int, previous: bytes | None = None) -
         event,
         chain,
     )
+
+
+def record_time(stored: bytes) -> int:
+    """The time of a stored record, without decoding the rest of it. ``ValueError`` if it has none."""
+    entry = msgpack.unpackb(stored[:-_CHAIN])
+    if type(entry) is not list or len(entry) != len(attrs.fields(_Entry)) or type(entry[5]) is not int:
+        raise ValueError("the record has no time")
+    return entry[5]
 
 
 def upcast(tag: str, schema: int, fields: list[Any]) -> list[Any]:

@@ -9,6 +9,8 @@
     |   |-- AlreadyExists    a name that something else holds
     |   |-- WrongPhase       the lifecycle does not allow it now
     |   |-- Conflict         somebody else changed the stream first: read again and decide again
+    |   |-- CommandReused    the command id was given to another request before
+    |   |-- NotInHistory     the position is not in the log: not yet, or compacted away
     |   `-- InUse            something depends on it
     |-- Invalid          the request itself is wrong: it will never succeed as it is
     |-- ImageInvalid     an image, layer or archive is wrong
@@ -18,7 +20,7 @@
     |-- HostError        the machine refused an operation: see ``hint``
     |-- StoreBroken      the log could not be written; sticky until the store is opened again
     |-- StoreCorrupt     what is on disk is not what was written
-    |-- StoreNewer       the store was written by a later release
+    |-- StoreNewer       the store was written by a later release: the format, or an event, is unknown here
     `-- EngineClosed     the engine is closing or closed
 
 Every message says what, which, where, and what to do next; the facts are attributes.
@@ -35,6 +37,7 @@ __all__ = [
     "Ambiguous",
     "BadLayer",
     "CannotStart",
+    "CommandReused",
     "Conflict",
     "DigestMismatch",
     "EngineClosed",
@@ -44,6 +47,7 @@ __all__ = [
     "Invalid",
     "LadingError",
     "NotFound",
+    "NotInHistory",
     "Refused",
     "StoreBroken",
     "StoreCorrupt",
@@ -95,6 +99,10 @@ class AlreadyExists(Refused):
     holder: str
 
     def __str__(self) -> str:
+        if self.kind == "host-port":
+            return (
+                f"the host port {self.name} is already in use by {self.holder[:12]}; stop that, or choose another"
+            )
         return (
             f"the {self.kind} name {self.name!r} is already in use by {self.holder[:12]}; "
             f"remove or rename that {self.kind}, or choose another name"
@@ -127,6 +135,37 @@ class Conflict(Refused):
         return (
             f"stream {self.stream} is at version {self.actual}, not {self.expected}: "
             "it changed meanwhile; read it again and decide again"
+        )
+
+
+@_error
+class CommandReused(Refused):
+    """``command`` is the id of another request, whose first event is at ``position``. Nothing was appended."""
+
+    command: str
+    position: int
+
+    def __str__(self) -> str:
+        return (
+            f"command id {self.command} was used for another request, recorded at position {self.position}; "
+            "only a retry of the same request may use it again"
+        )
+
+
+@_error
+class NotInHistory(Refused):
+    """``position`` is not in the log, which has ``first`` to ``last``."""
+
+    position: int
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        if self.position > self.last:
+            return f"position {self.position} is not in the log yet: it ends at {self.last}"
+        return (
+            f"position {self.position} is no longer in the log: it was compacted up to {self.first - 1}; "
+            "give the archive that has it"
         )
 
 
@@ -243,17 +282,17 @@ class StoreCorrupt(LadingError):
 
 @_error
 class StoreNewer(LadingError):
-    """The store has format ``found``; this release reads up to ``supported``."""
+    """The store at ``path`` has ``what`` (a format, or a kind of event), which release ``release`` or later can
+    read.
+    """
 
     path: str
-    found: int
-    supported: int
+    what: str
+    release: str
 
     def __str__(self) -> str:
-        return (
-            f"the store {self.path} has format {self.found}, and this release reads up to {self.supported}: "
-            "install a newer lading"
-        )
+        needed = f"lading {self.release} or later" if self.release else "a newer lading"
+        return f"the store {self.path} has {self.what}, which this release can't read: install {needed}"
 
 
 class EngineClosed(LadingError):

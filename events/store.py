@@ -11,7 +11,11 @@ ENGINE_STREAM = "engine"
 
 @attrs.frozen
 class StoreCreated:
-    """The store ``store`` was made, in format ``format``. The first record of every log."""
+    """The store ``store`` was made, in format ``format``, by ``release`` of this program (empty: not recorded).
+
+    The first record of every log.
+    """
 
     store: str
     format: int
+    release: str = ""

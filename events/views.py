@@ -11,6 +11,8 @@ from typing import Any, Generic, Protocol, TypeVar, assert_never, cast
 
 import attrs
 
+from lading.events.claims import Claim, ClaimReleased, ClaimState, ClaimTaken, container_name
+from lading.events.compaction import LogCompacted
 from lading.events.container import (
     ContainerEvent,
     ContainerState,
@@ -28,19 +30,19 @@ from lading.events.container import (
     evolve,
 )
 from lading.events.envelope import Record
-from lading.events.errors import AlreadyExists
+from lading.events.errors import AlreadyExists, InUse
 from lading.events.ids import ContainerId
 from lading.events.image import ImageAdded, ImageState, LayerAdded, LayerState, Tagged, TagState
 from lading.events.store import StoreCreated
 
 __all__ = [
+    "CLAIMS",
     "CONTAINERS",
     "IMAGES",
     "LAYERS",
-    "NAMES",
     "TAGS",
     "VIEWS",
-    "NameState",
+    "Reader",
     "View",
     "Views",
     "project",
@@ -58,17 +60,10 @@ class View(Generic[S]):
     schema: int = 1
 
 
-@attrs.frozen
-class NameState:
-    """Whose name it is."""
-
-    container: ContainerId
-
-
 CONTAINERS = View("container", ContainerState)
 """Container id -> its state, until it is deleted."""
-NAMES = View("container-name", NameState)
-"""Container name -> whose it is."""
+CLAIMS = View("claim", ClaimState)
+"""``kind/name`` (``Claim.key``) -> whose it is."""
 IMAGES = View("image", ImageState)
 """Image id -> its state."""
 LAYERS = View("layer", LayerState)
@@ -76,7 +71,17 @@ LAYERS = View("layer", LayerState)
 TAGS = View("tag", TagState)
 """Full tag name -> the image it points at."""
 
-VIEWS: tuple[View[Any], ...] = (CONTAINERS, NAMES, IMAGES, LAYERS, TAGS)
+VIEWS: tuple[View[Any], ...] = (CONTAINERS, CLAIMS, IMAGES, LAYERS, TAGS)
+
+
+class Reader(Protocol):
+    """The views at one moment, to read: now, or as they were at some position."""
+
+    def get(self, view: View[S], key: str) -> S | None:
+        """The state at ``key``, or None."""
+
+    def scan(self, view: View[S], prefix: str = "", limit: int = 0) -> list[tuple[str, S]]:
+        """Every (or the first ``limit``) state whose key starts with ``prefix``, by key."""
 
 
 class Views(Protocol):
@@ -101,19 +106,19 @@ def project(record: Record, views: Views) -> None:
     event = record.event
     match event:
         case Created():
-            _claim(views, event.name, event.container)
+            _claim(views, container_name(event.name), record.stream)
             before = views.get(CONTAINERS, event.container)
             views.put(CONTAINERS, event.container, evolve(before, event, record.time))
         case Removed():
             container = _container(record)
-            _free(views, _advance(views, container, record).name, container)
+            _free(views, container_name(_advance(views, container, record).name), record.stream)
             views.delete(CONTAINERS, container)
         case Renamed():
             container = _container(record)
-            _claim(views, event.new, container)
+            _claim(views, container_name(event.new), record.stream)
             before = views.get(CONTAINERS, container)
             if before is not None and before.name != event.new:
-                _free(views, before.name, container)
+                _free(views, container_name(before.name), record.stream)
             views.put(CONTAINERS, container, _advance(views, container, record))
         case (
             StartRequested()
@@ -138,7 +143,11 @@ def project(record: Record, views: Views) -> None:
             views.put(IMAGES, event.image, ImageState(**fields, added_at=record.time, size=size, tags=tags))
         case Tagged():
             _tag(views, event, record.time)
-        case StoreCreated():
+        case ClaimTaken():
+            _claim(views, Claim(event.kind, event.name), event.holder)
+        case ClaimReleased():
+            _release(views, Claim(event.kind, event.name), event.holder)
+        case StoreCreated() | LogCompacted():
             pass
         case _:
             assert_never(event)
@@ -153,17 +162,25 @@ def _advance(views: Views, container: ContainerId, record: Record) -> ContainerS
     return evolve(views.get(CONTAINERS, container), event, record.time)
 
 
-def _claim(views: Views, name: str, container: ContainerId) -> None:
-    holder = views.get(NAMES, name)
-    if holder is not None and holder.container != container:
-        raise AlreadyExists("container", name, holder.container)
-    views.put(NAMES, name, NameState(container))
+def _claim(views: Views, claim: Claim, holder: str) -> None:
+    held = views.get(CLAIMS, claim.key)
+    if held is not None and held.holder != holder:
+        raise AlreadyExists(claim.kind.removesuffix("-name"), claim.name, held.holder.partition("/")[2])
+    views.put(CLAIMS, claim.key, ClaimState(holder))
 
 
-def _free(views: Views, name: str, container: ContainerId) -> None:
-    holder = views.get(NAMES, name)
-    if holder is not None and holder.container == container:
-        views.delete(NAMES, name)
+def _free(views: Views, claim: Claim, holder: str) -> None:
+    held = views.get(CLAIMS, claim.key)
+    if held is not None and held.holder == holder:
+        views.delete(CLAIMS, claim.key)
+
+
+def _release(views: Views, claim: Claim, holder: str) -> None:
+    held = views.get(CLAIMS, claim.key)
+    if held is None or held.holder != holder:
+        users = () if held is None else (held.holder,)
+        raise InUse(claim.kind, claim.name, users, f"{holder} can't release what it doesn't hold")
+    views.delete(CLAIMS, claim.key)
 
 
 def _tag(views: Views, event: Tagged, time: int) -> None:

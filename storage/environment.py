@@ -1,8 +1,4 @@
-"""Opening the LMDB environment without trusting what is on disk.
-
-The map is a terabyte of address space from the start: it costs nothing until it is used, since the file
-grows with its pages, and so it never has to grow under a reader's feet.
-"""
+"""Opening the log without trusting what is on disk."""
 
 from __future__ import annotations
 
@@ -12,24 +8,32 @@ from pathlib import Path
 
 import lmdb
 
-from lading.events.errors import StoreCorrupt, StoreNewer
-from lading.storage.log import Log, view_schemas
+from lading.events.errors import HostError, StoreCorrupt, StoreNewer
+from lading.storage.database import Database, open_database
+from lading.storage.log import Log
+from lading.storage.meta import check_kinds, view_schemas
+from lading.storage.walk import Progress
 
 __all__ = ["FORMAT", "open_log"]
 
-FORMAT = 1
-"""The store's format. A release refuses a newer one."""
+FORMAT = 2
+"""The store's format. A release refuses a newer one, and brings an older one up to date when it opens it to
+write.
+"""
 
-_MAP = 1 << 40
-_TABLES = ("log", "stream", "head", "view", "meta")
 _RESTORE = "restore it from a backup"
+_EMPTY = 4 << 20
+"""The file's length at first: see ``Database``."""
 
 
-def open_log(path: Path, store: str = "", readonly: bool = False) -> Log:
+def open_log(path: Path, store: str = "", readonly: bool = False, progress: Progress | None = None) -> Log:
     """The log in directory ``path``; made, with the identity ``store``, if it isn't there.
 
-    Views whose schema is of another release are rebuilt. Raises ``StoreNewer`` for a store of a newer
-    format, and ``StoreCorrupt`` for files that LMDB could crash on: a page file that is shorter than its
+    What is made from the records is made again when this release makes it otherwise, in one transaction (a crash
+    leaves it as it was); ``progress`` is called meanwhile. Readers whose process died are cleared away.
+
+    Raises ``StoreNewer`` for a store of a newer format, and, to write, for one with events that this release
+    doesn't know; and ``StoreCorrupt`` for files that LMDB could crash on: a page file that is shorter than its
     meta pages say would end the process with SIGBUS, so it is checked before it is mapped.
     """
     data = path / "data.mdb"
@@ -38,52 +42,65 @@ def open_log(path: Path, store: str = "", readonly: bool = False) -> Log:
         raise StoreCorrupt(0, f"{path} has no log")
     if not fresh:
         _check_length(data)
-    old = os.umask(0o077)
     try:
-        env = lmdb.open(
-            os.fspath(path),
-            map_size=_MAP,
-            max_dbs=len(_TABLES),
-            mode=0o600,
-            readonly=readonly,
-            create=fresh,
-            max_readers=512,
-        )
+        db = open_database(path, readonly, create=fresh)
     except lmdb.Error as error:
         raise StoreCorrupt(0, f"{data} is not a log: {error}") from error
-    finally:
-        os.umask(old)
     try:
-        env.reader_check()
-        tables = {name: env.open_db(name.encode(), create=fresh) for name in _TABLES}
-        with env.begin(db=tables["meta"]) as txn:
-            found = txn.get(b"format")
-            schemas = txn.get(b"views")
-        if not fresh:
-            _check_format(path, found)
+        db.clear_readers()
         if fresh:
-            os.truncate(data, 4 << 20)  # see Log._lengthen
-            with env.begin(write=True, db=tables["meta"]) as txn:
-                txn.put(b"format", str(FORMAT).encode())
-                txn.put(b"store", store.encode())
-                txn.put(b"views", view_schemas())
-        log = Log(env, tables)
-        if not fresh and schemas != view_schemas() and not readonly:
-            log.rebuild()
+            os.truncate(data, _EMPTY)
+            db.make_tables(create=True)
+            db.write(lambda txn: _begin(db, txn, store))
+            return Log(db)
+        return _open_old(db, path, progress)
     except BaseException as error:
-        env.close()
+        db.close()
         if isinstance(error, lmdb.Error):
-            raise StoreCorrupt(0, f"{data} can't be read: {error}") from error
+            raise StoreCorrupt(0, f"{data} can't be read: {error}; {_RESTORE}") from error
         raise
+
+
+def _begin(db: Database, txn: lmdb.Transaction, store: str) -> tuple[None, int, int]:
+    meta = db.tables["meta"]
+    txn.put(b"format", str(FORMAT).encode(), db=meta)
+    txn.put(b"store", store.encode(), db=meta)
+    txn.put(b"views", view_schemas(), db=meta)
+    return None, 3, 0
+
+
+def _open_old(db: Database, path: Path, progress: Progress | None) -> Log:
+    db.make_tables(create=False, only=("meta",))
+    with db.read() as txn:
+        form = _check_format(path, txn.get(b"format", db=db.tables["meta"]))
+        schemas = txn.get(b"views", db=db.tables["meta"])
+        if not db.readonly:
+            check_kinds(db, txn)
+    stale = form != FORMAT or schemas != view_schemas()
+    if stale and db.readonly:
+        hint = "open it once with this release, to have its views made again: lading serve"
+        raise HostError("read the views of an earlier release in", os.fspath(path), 0, hint)
+    db.make_tables(create=not db.readonly and stale)
+    log = Log(db)
+    if stale:
+        log.rebuild(progress)
+        db.write(lambda txn: _now_current(db, txn))
     return log
 
 
-def _check_format(path: Path, found: bytes | memoryview | None) -> None:
-    text = b"" if found is None else bytes(found)
+def _now_current(db: Database, txn: lmdb.Transaction) -> tuple[None, int, int]:
+    txn.put(b"format", str(FORMAT).encode(), db=db.tables["meta"])
+    db.drop_table(txn, "head")  # of format 1
+    return None, 2, 0
+
+
+def _check_format(path: Path, found: bytes | None) -> int:
+    text = found or b""
     if not text.isdigit():
         raise StoreCorrupt(0, f"{path} has no format number; {_RESTORE}")
     if int(text) > FORMAT:
-        raise StoreNewer(os.fspath(path), int(text), FORMAT)
+        raise StoreNewer(os.fspath(path), f"format {int(text)}", "")
+    return int(text)
 
 
 def _check_length(data: Path) -> None:

@@ -30,6 +30,10 @@ class MemoryViews:
         """Forget ``key``; nothing happens if it isn't there."""
         self._tables.get(view, {}).pop(key, None)
 
+    def count(self) -> int:
+        """How many states there are."""
+        return sum(map(len, self._tables.values()))
+
     def items(self) -> Iterator[tuple[View[Any], str, Any]]:
         """Every state, with its view and key."""
         for view, table in self._tables.items():

@@ -228,5 +228,5 @@ def _identity(marker: Path) -> str:
     if type(form) is not int or type(identity) is not str:
         raise StoreCorrupt(0, f"{marker} has neither a store nor a format")
     if form > FORMAT:
-        raise StoreNewer(os.fspath(marker.parent), form, FORMAT)
+        raise StoreNewer(os.fspath(marker.parent), f"format {form}", "")
     return identity

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from lading.events.claims import ClaimKind, ClaimReleased, ClaimTaken
+from lading.events.compaction import LogCompacted
 from lading.events.container import (
     LIFECYCLE,
     ContainerEvent,
@@ -95,9 +97,15 @@ actors = st.builds(
     pid=st.none() | st.integers(1, 2**22),
     client=texts,
 )
+claim_kinds = st.sampled_from(get_args(ClaimKind))
 
 EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
-    StoreCreated: st.builds(StoreCreated, store=hexes(32), format=counts),
+    StoreCreated: st.builds(StoreCreated, store=hexes(32), format=counts, release=texts),
+    ClaimTaken: st.builds(ClaimTaken, kind=claim_kinds, name=texts, holder=texts),
+    ClaimReleased: st.builds(ClaimReleased, kind=claim_kinds, name=texts, holder=texts),
+    LogCompacted: st.builds(
+        LogCompacted, first=counts, last=counts, chain=hexes(64), state=hexes(64), archive=texts, digest=hexes(64)
+    ),
     Created: st.builds(Created, container=container_ids, name=container_names, spec=specs),
     StartRequested: st.builds(StartRequested, run=counts),
     Started: st.builds(Started, run=counts, process=process_ids),

@@ -20,13 +20,14 @@ from lading.engine.api.events import add_event_route
 from lading.engine.api.images import add_image_routes
 from lading.engine.api.request import API_MAXIMUM, check_version
 from lading.engine.api.streams import add_stream_routes
-from lading.engine.api.system import add_system_routes, server_version
+from lading.engine.api.system import add_system_routes
 from lading.engine.api.waits import add_wait_route
 from lading.engine.engine import Engine
 from lading.engine.http import server as http_server
 from lading.engine.http.message import Handler, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.http.unix_socket import listen_unix
+from lading.engine.release import release
 from lading.events.errors import (
     AlreadyExists,
     Ambiguous,
@@ -74,7 +75,7 @@ async def serve_listener(
             "Api-Version": "{}.{}".format(*API_MAXIMUM),
             "Docker-Experimental": "false",
             "Ostype": "linux",
-            "Server": f"Lading/{server_version()} (linux)",
+            "Server": f"Lading/{release()} (linux)",
         },
         task_status=task_status,
     )

@@ -10,7 +10,6 @@ import platform
 import re
 from collections import Counter
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,22 +17,21 @@ from lading.engine.api.request import API_MAXIMUM, API_MINIMUM
 from lading.engine.engine import Engine
 from lading.engine.http.message import Reply, Request, Response
 from lading.engine.http.router import Router
+from lading.engine.release import release
 from lading.engine.runtime import Runtime
 from lading.events.container import status
 from lading.events.errors import HostError
 from lading.storage.cgroups import cgroup_mode
 
-__all__ = ["add_system_routes", "architecture", "server_version"]
+__all__ = [
+    "add_system_routes",
+    "architecture",
+]
 
 _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _SAFE: Final = {"crun": ((1, 28),), "runc": ((1, 3, 6), (1, 4, 3), (1, 5, 0))}
 """The first releases, one for each branch, in which an image's /dev can't make the runtime write on the host
 (CVE-2026-47766, CVE-2026-41579)."""
-
-
-def server_version() -> str:
-    """The version of this package."""
-    return metadata.version("lading")
 
 
 def add_system_routes(router: Router, engine: Engine) -> None:
@@ -55,7 +53,7 @@ class _System:
 
     async def version(self, request: Request) -> Reply:
         runtime, _ = await self._runtime()
-        shown = server_version()
+        shown = release()
         newest, oldest = ("{}.{}".format(*version) for version in (API_MAXIMUM, API_MINIMUM))
         kernel = os.uname().release
         details = {
@@ -142,7 +140,7 @@ class _System:
                 "Name": uname.nodename,
                 "Labels": [],
                 "ExperimentalBuild": False,
-                "ServerVersion": server_version(),
+                "ServerVersion": release(),
                 "Runtimes": {runtime.name: {"path": runtime.path}} if runtime else {},
                 "DefaultRuntime": runtime.name if runtime else "",
                 "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False},

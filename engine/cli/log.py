@@ -88,15 +88,18 @@ def _of_container(history: Log, container: str, after: int, last: int | None) ->
 
 def _resolve(history: Log, reference: str) -> str:
     """The id of the container called ``reference``, now or ever. Raises ``NotFound`` or ``Ambiguous``."""
+    from lading.events.claims import container_name
     from lading.events.errors import Ambiguous, NotFound
     from lading.events.ids import container_stream
-    from lading.events.views import NAMES
+    from lading.events.views import CLAIMS
 
     if len(reference) == 64 and history.read_stream(container_stream(reference), 0, 1):
         return reference
-    named = history.get(NAMES, reference) if reference.isascii() and 0 < len(reference) <= 256 else None
+    named = None
+    if reference.isascii() and 0 < len(reference) <= 256:
+        named = history.get(CLAIMS, container_name(reference).key)
     if named is not None:
-        return named.container
+        return named.holder.partition("/")[2]
     ids, named_so = _everyone(history, reference)
     if named_so:
         if len(named_so) > 1:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import histories
 
+from lading.events.claims import ClaimState
 from lading.events.container import Created
 from lading.events.envelope import UNKNOWN, Proposed, Record
 from lading.events.errors import Conflict, Refused
@@ -20,7 +21,7 @@ from lading.events.ids import check_container_name, container_stream, tag_stream
 from lading.events.image import Tagged, TagState
 from lading.events.reference import parse_reference
 from lading.events.spec import ContainerSpec
-from lading.events.views import NAMES, TAGS, VIEWS, NameState, project
+from lading.events.views import CLAIMS, TAGS, VIEWS, project
 from lading.storage.environment import open_log
 from lading.storage.log import Append, Log
 from lading.storage.memory import MemoryViews
@@ -188,8 +189,9 @@ def test_the_longest_names_that_are_taken_can_be_found(tmp_path: Path) -> None:
     try:
         (answer,) = log.append(appends([member]))
         assert isinstance(answer, tuple)
-        assert log.get(NAMES, name) == NameState(container)
-        assert [key for key, _ in log.scan(NAMES, name)] == [name]
+        key = f"container-name/{name}"
+        assert log.get(CLAIMS, key) == ClaimState(container_stream(container))
+        assert [key for key, _ in log.scan(CLAIMS, key)] == [key]
         assert log.get(TAGS, tag) == TagState(tag, image, 1000)
         assert log.read_stream(tag_stream(tag)) == [answer[1]]
     finally:

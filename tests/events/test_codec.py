@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from strategies import EVENTS, records
 
 from lading.events import codec
+from lading.events.claims import ClaimReleased, ClaimTaken
 from lading.events.codec import GENESIS, SCHEMAS, decode_record, encode_record, event_tag, upcast
+from lading.events.compaction import LogCompacted
 from lading.events.container import (
     Created,
     Exited,
@@ -73,7 +75,7 @@ CONFIG = ImageConfig(
     stop_signal="SIGINT",
 )
 EXAMPLES: tuple[Any, ...] = (
-    StoreCreated("0f" * 16, 1),
+    StoreCreated("0f" * 16, 2, "0.2.0"),
     Created("7a" * 32, "web", SPEC),
     StartRequested(1),
     Started(1, ProcessId("b0075ca1-0000-4000-8000-000000000000", 4242, 987654321)),
@@ -88,6 +90,9 @@ EXAMPLES: tuple[Any, ...] = (
     LayerAdded(LAYERS[1], DIFF_IDS[1], LAYERS[0], 2**40, 4096, 12, True),
     ImageAdded(IMAGE, LAYERS, DIFF_IDS, CONFIG, "2024-01-02T03:04:05Z", "amd64", "linux", "import", "by hand"),
     Tagged("docker.io/library/app:1", IMAGE, OTHER),
+    ClaimTaken("host-port", "0.0.0.0:8080/tcp", "container/" + "7a" * 32),
+    ClaimReleased("volume-name", "data", "container/" + "7a" * 32),
+    LogCompacted(1, 250, "8b" * 32, "9c" * 32, "1-250.jsonl.gz", "ad" * 32),
 )
 PREVIOUS = hashlib.sha256(b"the record before").digest()
 ACTOR = Actor(0, None, 77, "docker/27.0")

@@ -24,7 +24,7 @@ from lading.events.ids import container_stream, image_stream, layer_stream, tag_
 from lading.events.image import ImageAdded, ImageConfig, ImageState, LayerAdded, Tagged, TagState
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import StoreCreated
-from lading.events.views import CONTAINERS, IMAGES, LAYERS, NAMES, TAGS, VIEWS, NameState, project
+from lading.events.views import CLAIMS, CONTAINERS, IMAGES, LAYERS, TAGS, VIEWS, project
 from lading.storage.memory import MemoryViews
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -58,7 +58,9 @@ class Told:
         self.tell(tag_stream(name), Tagged(name, image, previous))
 
     def names(self) -> dict[str, str]:
-        return {key: state.container for view, key, state in self.views.items() if view is NAMES}
+        prefix = "container-name/"
+        claims = {key: state for view, key, state in self.views.items() if view is CLAIMS}
+        return {key.removeprefix(prefix): state.holder.partition("/")[2] for key, state in claims.items()}
 
     def tags(self, image: str) -> tuple[str, ...]:
         state = self.views.get(IMAGES, image)
@@ -83,7 +85,7 @@ def test_created_container_has_its_state_and_its_name(told: Told) -> None:
     state = told.views.get(CONTAINERS, A)
     assert state is not None
     assert (state.id, state.name, state.spec, state.phase, state.created_at) == (A, "web", SPEC, Phase.CREATED, 5)
-    assert told.views.get(NAMES, "web") == NameState(A)
+    assert told.names() == {"web": A}
 
 
 def test_a_name_is_one_containers(told: Told) -> None:

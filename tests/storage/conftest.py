@@ -1,4 +1,4 @@
-"""Archives made by hand, every header byte under control, and a place with victims to unpack beside."""
+"""Archives made by hand, every header byte under control, a place with victims to unpack beside, and a log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 import attrs
 import pytest
 
+from lading.storage.environment import open_log
 from lading.storage.linux import MNT_DETACH, umount2
+from lading.storage.log import Log
 from lading.storage.trees import remove_tree
 from lading.storage.unpack import Unpacked, unpack
 
@@ -243,3 +245,17 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield make
     for where in made:
         umount2(os.fsencode(where), MNT_DETACH)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a log may be made."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def log(path: Path) -> Iterator[Log]:
+    """An empty log."""
+    opened = open_log(path, "id")
+    yield opened
+    opened.close()

@@ -1,0 +1,263 @@
+"""One append while it is decided: nothing is written before all of it is allowed.
+
+The members of a batch are decided one after another, each seeing what those before it will write. What is
+allowed is collected in the batch's ``Pending`` and written at the end, each table in one call and in the order
+of its keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+import lmdb
+import msgpack
+
+from lading.events.codec import (
+    RELEASES,
+    SCHEMAS,
+    decode_record,
+    decode_state,
+    encode_record,
+    encode_state,
+    event_tag,
+)
+from lading.events.envelope import Actor, Proposed, Record
+from lading.events.errors import CommandReused, Conflict, Invalid, StoreCorrupt
+from lading.events.ids import CommandId
+from lading.events.views import View, project
+from lading.storage.database import Database
+from lading.storage.keys import U64, command_key, stream_key, view_key
+
+__all__ = ["Append", "Draft", "Pending", "decoded"]
+
+S = TypeVar("S")
+
+
+@attrs.frozen
+class Append:
+    """One atomic append: all of ``events`` or none.
+
+    ``ids`` has one event id for each event; ``cause`` is the position that this answers, 0 for none. ``once``: if
+    ``command`` is in the log already, this is a retry, and its answer is what its first append gave; nothing is
+    appended then.
+    """
+
+    events: tuple[Proposed, ...]
+    ids: tuple[str, ...]
+    time: int
+    actor: Actor
+    command: CommandId
+    cause: int = 0
+    once: bool = False
+
+
+@attrs.define
+class Pending:
+    """What a batch will write, and what is known without asking the tables. Thrown away if the commit fails."""
+
+    position: int
+    chain: bytes
+    kinds: Mapping[str, tuple[int, str]]
+    known_states: Mapping[bytes, Any]
+    known_versions: Mapping[str, int]
+    states: dict[bytes, Any] = attrs.field(factory=dict)
+    versions: dict[str, int] = attrs.field(factory=dict)
+    new_kinds: bool = False
+    records: list[tuple[bytes, bytes]] = attrs.field(factory=list)
+    index: list[tuple[bytes, bytes]] = attrs.field(factory=list)
+    commands: list[tuple[bytes, bytes]] = attrs.field(factory=list)
+    stored: dict[bytes, bytes | None] = attrs.field(factory=dict)
+    times: list[int] = attrs.field(factory=list)
+    first_of: dict[str, tuple[Record, ...]] = attrs.field(factory=dict)
+
+    def write(self, db: Database, txn: lmdb.Transaction) -> tuple[int, int]:
+        """Write it all down; how many entries and bytes that were."""
+        gone = [key for key, value in self.stored.items() if value is None]
+        states = sorted((key, value) for key, value in self.stored.items() if value is not None)
+        with txn.cursor(db=db.tables["log"]) as cursor:
+            if cursor.putmulti(self.records, append=True)[1] != len(self.records):
+                raise StoreCorrupt(self.position, "the log already goes further than its writer knows")
+        for table, entries in (
+            ("stream", sorted(self.index)),
+            ("command", sorted(self.commands)),
+            ("view", states),
+        ):
+            if entries:
+                with txn.cursor(db=db.tables[table]) as cursor:
+                    cursor.putmulti(entries)
+        for key in gone:
+            txn.delete(key, db=db.tables["view"])
+        if self.new_kinds:
+            txn.put(b"kinds", msgpack.packb(self.kinds), db=db.tables["meta"])
+        entries_written = 2 * len(self.records) + len(self.commands) + len(self.stored) + 1
+        size = sum(map(_size, (self.records, self.index, self.commands, states)))
+        return entries_written, size
+
+
+def _size(entries: list[tuple[bytes, bytes]]) -> int:
+    return sum(len(key) + len(value) for key, value in entries)
+
+
+class Draft:
+    """A member of a batch. It is a ``Views``: what it puts stays with it until it is accepted."""
+
+    def __init__(self, db: Database, txn: lmdb.Transaction, pending: Pending) -> None:
+        self._db, self._txn, self._pending = db, txn, pending
+        self._states: dict[bytes, Any] = {}
+
+    def decide(self, member: Append) -> tuple[Record, ...]:
+        """The records that ``member`` becomes, or, for a retry, became; accepted into the pending batch.
+
+        Raises a ``Refused`` or ``Invalid`` that leaves no trace.
+        """
+        if member.once:
+            first = self._first(member)
+            if first is not None:
+                return first
+        try:
+            return self._decide(member)
+        except (ValueError, OverflowError, TypeError) as error:  # UnicodeEncodeError is a ValueError
+            raise Invalid("event", member.events[0].stream, f"it can't be stored: {error}") from error
+
+    def _decide(self, member: Append) -> tuple[Record, ...]:
+        pending = self._pending
+        position, chain = pending.position, pending.chain
+        versions: dict[str, int] = {}
+        raw, index, records = [], [], []
+        for proposed, event_id in zip(member.events, member.ids, strict=True):
+            stream = proposed.stream
+            version = versions[stream] if stream in versions else self._version(stream)
+            if proposed.expect is not None and proposed.expect != version:
+                raise Conflict(stream, proposed.expect, version)
+            position += 1
+            version += 1
+            record = Record(
+                position,
+                stream,
+                version,
+                event_id,
+                member.time,
+                member.actor,
+                member.command,
+                member.cause,
+                proposed.event,
+                b"",
+            )
+            project(record, self)
+            stored, chain = encode_record(record, chain)
+            key = U64.pack(position)
+            raw.append((key, stored))
+            versions[stream] = version
+            index.append((stream_key(stream, version), key))
+            records.append(attrs.evolve(record, chain=chain))
+        command = (command_key(member.command, pending.position + 1), U64.pack(len(records)))
+        stored_states = {
+            key: None if state is None else encode_state(state) for key, state in self._states.items()
+        }
+        for record in records:
+            tag = event_tag(record.event)
+            if tag not in pending.kinds or pending.kinds[tag][0] < SCHEMAS[tag][1]:
+                pending.kinds = {**pending.kinds, tag: (SCHEMAS[tag][1], RELEASES[tag])}
+                pending.new_kinds = True
+        if records:
+            pending.commands.append(command)
+        pending.position, pending.chain = position, chain
+        pending.records += raw
+        pending.index += index
+        pending.times.append(member.time)
+        pending.versions.update(versions)
+        pending.states.update(self._states)
+        pending.stored.update(stored_states)
+        answer = tuple(records)
+        pending.first_of.setdefault(member.command, answer)
+        return answer
+
+    def _first(self, member: Append) -> tuple[Record, ...] | None:
+        """What the first append of ``member``'s command gave, if there was one."""
+        first = self._pending.first_of.get(member.command)
+        if first is None:
+            first = first_append(self._db, self._txn, member.command)
+        if first is None:
+            return None
+        # A retry that creates something comes with an id of its own, which is not the one that counts.
+        new = {proposed.stream for proposed in member.events if proposed.expect == 0}
+        asked = [(type(event.event), "" if event.stream in new else event.stream) for event in member.events]
+        known = [
+            (type(record.event), "" if event.stream in new else record.stream)
+            for record, event in zip(first, member.events, strict=False)
+        ]
+        if asked != known or len(first) != len(asked):
+            raise CommandReused(member.command, first[0].position)
+        return first
+
+    def _version(self, stream: str) -> int:
+        for known in (self._pending.versions, self._pending.known_versions):
+            if stream in known:
+                return known[stream]
+        return stream_version(self._db, self._txn, stream)
+
+    # -- the views, as this member sees them ----------------------------------------------------------------
+
+    def get(self, view: View[S], key: str) -> S | None:
+        full = view_key(view, key)
+        for known in (self._states, self._pending.states, self._pending.known_states):
+            if full in known:
+                state: S | None = known[full]
+                return state
+        stored = self._txn.get(full, db=self._db.tables["view"])
+        return None if stored is None else decoded(view, key, stored)
+
+    def put(self, view: View[S], key: str, state: S) -> None:
+        self._states[view_key(view, key)] = state
+
+    def delete(self, view: View[S], key: str) -> None:
+        self._states[view_key(view, key)] = None
+
+
+def stream_version(db: Database, txn: lmdb.Transaction, stream: str) -> int:
+    """How many events ``stream`` has."""
+    last = stream_key(stream, (1 << 64) - 1)
+    with txn.cursor(db=db.tables["stream"]) as cursor:
+        if not ((cursor.set_range(last) and cursor.key() == last) or cursor.prev()):
+            return 0
+        key = cursor.key()
+    if len(key) != len(last) or key[: -U64.size] != last[: -U64.size]:
+        return 0
+    return int(U64.unpack(key[-U64.size :])[0])
+
+
+def first_append(db: Database, txn: lmdb.Transaction, command: str) -> tuple[Record, ...] | None:
+    """The records of the first append of ``command``; None if it has none in the log."""
+    try:
+        prefix = command_key(command, 0)[: -U64.size]
+    except ValueError as error:
+        raise Invalid("command id", command, str(error)) from error
+    with txn.cursor(db=db.tables["command"]) as cursor:
+        if not cursor.set_range(prefix):
+            return None
+        key, value = cursor.item()
+    if len(key) != len(prefix) + U64.size or not key.startswith(prefix):
+        return None
+    [start], [count] = U64.unpack(key[len(prefix) :]), U64.unpack(value)
+    records = []
+    for position in range(start, start + count):
+        stored = txn.get(U64.pack(position), db=db.tables["log"])
+        if stored is None:
+            raise StoreCorrupt(position, "the record is missing")
+        records.append(decode_record(stored, position))
+    return tuple(
+        record for record in records if (record.time, record.cause) == (records[0].time, records[0].cause)
+    )
+
+
+def decoded(view: View[S], key: str, stored: bytes) -> S:
+    """A state of the view table; ``StoreCorrupt`` if it is none."""
+    try:
+        state: S = decode_state(view.state, stored)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise StoreCorrupt(
+            0, f"entry {key!r} of view {view.name} can't be decoded: {error}; rebuild the views"
+        ) from (error)
+    return state

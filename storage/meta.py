@@ -1,0 +1,74 @@
+"""The table ``meta``: the facts about the log itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import lmdb
+import msgpack
+
+from lading.events.codec import GENESIS, SCHEMAS
+from lading.events.errors import StoreCorrupt, StoreNewer
+from lading.events.views import VIEWS
+from lading.storage.database import Database
+
+__all__ = ["Base", "check_kinds", "read_base", "read_kinds", "view_schemas", "write_base", "write_kinds"]
+
+
+@attrs.frozen
+class Base:
+    """Where the log begins: after ``position``, whose chain is ``chain``."""
+
+    position: int = 0
+    chain: bytes = GENESIS
+
+
+def view_schemas() -> bytes:
+    """The views' names and schema versions, as stored with them: when they differ, rebuild."""
+    return ",".join(f"{view.name}={view.schema}" for view in VIEWS).encode()
+
+
+def read_base(db: Database, txn: lmdb.Transaction) -> Base:
+    """Where the log begins."""
+    stored = txn.get(b"base", db=db.tables["meta"])
+    if stored is None:
+        return Base()
+    position, chain = _unpacked(stored, "base")
+    if type(position) is not int or type(chain) is not bytes or len(chain) != len(GENESIS):
+        raise StoreCorrupt(0, "the log's base is not a position and a chain; restore it from a backup")
+    return Base(position, chain)
+
+
+def write_base(db: Database, txn: lmdb.Transaction, base: Base) -> None:
+    """Have the log begin after ``base``."""
+    txn.put(b"base", msgpack.packb((base.position, base.chain)), db=db.tables["meta"])
+
+
+def read_kinds(db: Database, txn: lmdb.Transaction) -> dict[str, tuple[int, str]]:
+    """The kinds of event that occur in the log: tag -> newest schema, and the release that it needs."""
+    stored = txn.get(b"kinds", db=db.tables["meta"])
+    if stored is None:
+        return {}
+    kinds = _unpacked(stored, "kinds")
+    return {tag: (schema, release) for tag, (schema, release) in kinds.items()}
+
+
+def write_kinds(db: Database, txn: lmdb.Transaction, kinds: Mapping[str, tuple[int, str]]) -> None:
+    """Note which kinds of event occur."""
+    txn.put(b"kinds", msgpack.packb(kinds), db=db.tables["meta"])
+
+
+def check_kinds(db: Database, txn: lmdb.Transaction) -> None:
+    """Raise ``StoreNewer``, with the release that is needed, if the log has events that this one doesn't know."""
+    for tag, (schema, release) in sorted(read_kinds(db, txn).items()):
+        if tag not in SCHEMAS or schema > SCHEMAS[tag][1]:
+            raise StoreNewer(str(db.path), f"{tag} events of schema {schema}", release)
+
+
+def _unpacked(stored: bytes, name: str) -> Any:
+    try:
+        return msgpack.unpackb(stored)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise StoreCorrupt(0, f"the log's {name} can't be decoded: {error}; restore it from a backup") from error

@@ -1,0 +1,149 @@
+"""Making everything but the records again: when a release changes what is made of them, or when it was damaged."""
+
+from __future__ import annotations
+
+import attrs
+import lmdb
+
+from lading.events.codec import RELEASES, SCHEMAS, event_tag
+from lading.events.envelope import Record
+from lading.events.views import VIEWS
+from lading.storage.database import Database
+from lading.storage.keys import U64, command_key, past_key, stream_key
+from lading.storage.meta import Base, read_base, view_schemas, write_kinds
+from lading.storage.snapshots import EVERY, Mark, put_mark, takes_all
+from lading.storage.walk import Fold, Progress, read_page
+
+__all__ = ["rebuild"]
+
+_PAGE = 4096
+
+
+def rebuild(db: Database, progress: Progress | None = None) -> None:
+    """Drop every table but the log's own and fold the log again, in one transaction.
+
+    What stands for compacted records is kept: the snapshot at the base and the last entry of each stream before
+    it. A crash leaves what was there before. Raises ``StoreCorrupt`` for a record that can't be read.
+    """
+    db.write(lambda txn: _rebuild(db, txn, progress))
+
+
+def _rebuild(db: Database, txn: lmdb.Transaction, progress: Progress | None) -> tuple[None, int, int]:
+    base = read_base(db, txn)
+    maker = _Maker(db, txn, base)
+    with txn.cursor(db=db.tables["log"]) as cursor:
+        last = U64.unpack(cursor.key())[0] if cursor.last() else base.position
+    while maker.fold.position < last:
+        for record in read_page(db, txn, maker.fold.position, maker.fold.chain, _PAGE):
+            maker.add(record)
+        maker.flush()
+        if progress is not None:
+            progress(maker.fold.position, last)
+    maker.finish()
+    return None, maker.entries, maker.size
+
+
+@attrs.define(eq=False)
+class _Appended:
+    """An append, as far as the records tell: a run of one command's records, of one time and cause."""
+
+    command: str
+    time: int
+    cause: int
+    start: int
+    count: int
+
+
+class _Maker:
+    """Writes the tables while the log is walked."""
+
+    def __init__(self, db: Database, txn: lmdb.Transaction, base: Base) -> None:
+        self._db, self._txn = db, txn
+        self.fold = Fold.from_base(db, txn, base, VIEWS)
+        self.entries = self.size = 0
+        heads = _old_heads(db, txn, base)
+        for name in ("stream", "command", "view", "past", "mark"):
+            txn.drop(db.tables[name], delete=False)
+        self._put("stream", heads)
+        self._index: list[tuple[bytes, bytes]] = []
+        self._commands: list[tuple[bytes, bytes]] = []
+        self._kinds: dict[str, tuple[int, str]] = {}
+        self._append: _Appended | None = None
+        self._mark: Mark | None = None
+        self._live = 0
+        if base.position:
+            self._snapshot(0, 0)
+
+    def add(self, record: Record) -> None:
+        """Take the next record in."""
+        self.fold.step(record)
+        key = U64.pack(record.position)
+        self._index.append((stream_key(record.stream, record.version), key))
+        tag = event_tag(record.event)
+        self._kinds[tag] = SCHEMAS[tag][1], RELEASES[tag]
+        append = self._append
+        if append is not None and (append.command, append.time, append.cause) == (
+            record.command,
+            record.time,
+            record.cause,
+        ):
+            append.count += 1
+        else:
+            self._end_append()
+            self._append = _Appended(record.command, record.time, record.cause, record.position, 1)
+        if record.position - (0 if self._mark is None else self._mark.position) >= EVERY:
+            self._snapshot(*self.fold.spread())
+
+    def flush(self) -> None:
+        """Write down what was collected."""
+        self._put("stream", sorted(self._index))
+        self._put("command", sorted(self._commands))
+        self._index.clear()
+        self._commands.clear()
+
+    def finish(self) -> None:
+        """The last of it: the views as they are now, and what the tables are made for."""
+        self._end_append()
+        self.flush()
+        self._put("view", sorted(self.fold.encoded()))
+        write_kinds(self._db, self._txn, self._kinds)
+        self._txn.put(b"views", view_schemas(), db=self._db.tables["meta"])
+
+    def _end_append(self) -> None:
+        if self._append is not None:
+            key = command_key(self._append.command, self._append.start)
+            self._commands.append((key, U64.pack(self._append.count)))
+
+    def _snapshot(self, oldest: int, newest: int) -> None:
+        """What ``snapshots.take`` leaves at this position, from the views that are folded aside."""
+        position, before = self.fold.position, self._mark
+        changed = self.fold.changes()
+        live = self.fold.views.count()
+        if before is None or takes_all(before, live):
+            epoch, so_far = position, 0
+            entries = [(past_key(epoch, key, position), value) for key, value in sorted(self.fold.encoded())]
+            self._in_epoch = {key for key, _ in self.fold.encoded()}
+        else:
+            epoch, so_far = before.epoch, before.entries
+            entries = []
+            for key, value in sorted(changed.items()):
+                if value is None and key not in self._in_epoch:
+                    continue
+                entries.append((past_key(epoch, key, position), value or b""))
+                (self._in_epoch.discard if value is None else self._in_epoch.add)(key)
+        self._put("past", entries)
+        self._mark = Mark(position, epoch, so_far + len(entries), oldest, newest)
+        put_mark(self._db, self._txn, self._mark)
+
+    def _put(self, table: str, entries: list[tuple[bytes, bytes]]) -> None:
+        self.entries += len(entries)
+        self.size += sum(len(key) + len(value) for key, value in entries)
+        with self._txn.cursor(db=self._db.tables[table]) as cursor:
+            cursor.putmulti(entries)
+
+
+def _old_heads(db: Database, txn: lmdb.Transaction, base: Base) -> list[tuple[bytes, bytes]]:
+    if not base.position:
+        return []
+    with txn.cursor(db=db.tables["stream"]) as cursor:
+        return [(key, value) for key, value in cursor if U64.unpack(value)[0] <= base.position]

@@ -1,0 +1,197 @@
+"""Whether everything in the log is what was written, and everything made from it what the records give.
+
+Nothing is believed: the chain is hashed again, every record decoded, the views folded aside and compared byte for
+byte, and so are the snapshots, the times of the marks, and the indexes of streams and commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import lmdb
+
+from lading.events.codec import SCHEMAS, event_tag
+from lading.events.compaction import LogCompacted
+from lading.events.envelope import Record
+from lading.events.errors import StoreCorrupt
+from lading.events.views import VIEWS
+from lading.storage.database import Database
+from lading.storage.keys import U64, command_key, past_key, stream_key
+from lading.storage.meta import Base, read_base, read_kinds
+from lading.storage.snapshots import Mark, find_mark, marks, state_then
+from lading.storage.walk import Fold, Progress, read_page
+
+__all__ = ["Progress", "Verified", "verify_log"]
+
+_PAGE = 4096
+
+
+@attrs.frozen
+class Verified:
+    """What was seen: ``records`` in the log, ``states`` in the views, the last chain, ``snapshots``, the first
+    position.
+    """
+
+    records: int
+    states: int
+    chain: bytes
+    snapshots: int = 0
+    first: int = 1
+
+
+def verify_log(
+    db: Database, progress: Progress | None = None, watch: Callable[[Record], None] | None = None
+) -> Verified:
+    """Verify everything; see ``Log.verify``. ``watch`` is shown every record on the way.
+
+    Read in pages, each in a transaction of its own, so that a walk of minutes holds no page back; only the last
+    stretch is seen together with what is made from it.
+    """
+    with db.read() as txn:
+        check = _Check(db, txn)
+    while True:
+        with db.read() as txn:
+            if read_base(db, txn) != check.base:
+                raise StoreCorrupt(0, "the log was compacted while it was verified; verify it again")
+            last = _last(db, txn) or check.base.position
+            check.look_ahead(txn)
+            for record in read_page(db, txn, check.fold.position, check.fold.chain, _PAGE):
+                check.record(txn, record)
+                if watch is not None:
+                    watch(record)
+            if progress is not None:
+                progress(check.fold.position, last)
+            if check.fold.position >= last:
+                return check.finish(txn)
+
+
+class _Check:
+    """A walk that compares on its way."""
+
+    def __init__(self, db: Database, txn: lmdb.Transaction) -> None:
+        self.db = db
+        self.base = read_base(db, txn)
+        self.fold = Fold.from_base(db, txn, self.base, VIEWS)
+        self._marks: dict[int, Mark] = {}
+        self._snapshots = self._entries = self._commands = 0
+        self._kinds: set[str] = set()
+        self._left_of_command = 0
+        self._compacted: LogCompacted | None = None
+        if self.base.position:
+            self._at_base(txn)
+
+    def _at_base(self, txn: lmdb.Transaction) -> None:
+        mark = find_mark(self.db, txn, self.base.position)
+        if mark is None or not mark.position == mark.epoch == self.base.position:
+            raise StoreCorrupt(self.base.position, "the snapshot that the compacted records led to is missing")
+        self._base_state = self.fold.digest()
+        self._entries += sum(1 for _ in self.fold.views.items())
+        self._snapshots += 1
+
+    def look_ahead(self, txn: lmdb.Transaction) -> None:
+        """Find the marks of the coming page."""
+        self._marks = {mark.position: mark for mark in marks(self.db, txn, self.fold.position + 1, _PAGE)}
+
+    def record(self, txn: lmdb.Transaction, record: Record) -> None:
+        """Fold ``record`` and compare what is made from it."""
+        db, position = self.db, record.position
+        key = U64.pack(position)
+        if txn.get(stream_key(record.stream, record.version), db=db.tables["stream"]) != key:
+            raise StoreCorrupt(position, f"it is not in the index of stream {record.stream}")
+        if record.version > 1:
+            before = txn.get(stream_key(record.stream, record.version - 1), db=db.tables["stream"])
+            if before is None or before >= key:
+                raise StoreCorrupt(position, f"its version in stream {record.stream} is {record.version}")
+        self._command(txn, record)
+        self._kinds.add(event_tag(record.event))
+        if isinstance(record.event, LogCompacted):
+            self._compacted = record.event
+        self.fold.step(record)
+        if position in self._marks:
+            self._snapshot(txn, self._marks[position])
+
+    def _command(self, txn: lmdb.Transaction, record: Record) -> None:
+        found = txn.get(command_key(record.command, record.position), db=self.db.tables["command"])
+        if found is not None:
+            self._commands += 1
+            [count] = U64.unpack(found)
+            if self._left_of_command or not count:
+                raise StoreCorrupt(record.position, "the index of commands has it in two appends")
+            self._left_of_command = count
+        if not self._left_of_command:
+            raise StoreCorrupt(record.position, f"it is not in the index of command {record.command}")
+        self._left_of_command -= 1
+
+    def _snapshot(self, txn: lmdb.Transaction, mark: Mark) -> None:
+        where = mark.position
+        spread, changed = self.fold.spread(), self.fold.changes()
+        if (mark.oldest, mark.newest) != spread:
+            raise StoreCorrupt(where, "the mark there has other times than its records; rebuild the views")
+        if mark.epoch == mark.position:
+            everything = dict(self.fold.encoded())
+            changed = {**dict.fromkeys(changed), **everything}
+        table = self.db.tables["past"]
+        for key, value in changed.items():
+            found = txn.get(past_key(mark.epoch, key, mark.position), db=table)
+            if found is None and value is None:
+                if state_then(self.db, txn, mark.epoch, mark.position, key) is None:
+                    continue
+            elif found == (value or b""):
+                self._entries += 1
+                continue
+            raise StoreCorrupt(
+                where, f"the snapshot there has another {key!r} than the log gives; rebuild the views"
+            )
+        self._snapshots += 1
+
+    def finish(self, txn: lmdb.Transaction) -> Verified:
+        """Compare what is there with what the whole log gives."""
+        db, last = self.db, self.fold.position
+        if self._left_of_command:
+            raise StoreCorrupt(last + 1, "the index of commands has an append that goes past the end of the log")
+        counts = {
+            name: txn.stat(db.tables[name])["entries"] for name in ("log", "stream", "command", "past", "mark")
+        }
+        records = last - self.base.position
+        if counts["log"] != records:
+            raise StoreCorrupt(last + 1, "the log has records that are not in its order")
+        old = sum(1 for _ in _old_heads(db, txn, self.base)) if self.base.position else 0
+        if counts["stream"] != records + old:
+            raise StoreCorrupt(last + 1, "the index of streams names records that the log has not")
+        if counts["command"] != self._commands:
+            raise StoreCorrupt(last + 1, "the index of commands names records that the log has not")
+        if counts["mark"] != self._snapshots or counts["past"] != self._entries:
+            raise StoreCorrupt(last, "there are snapshots which no record led to; rebuild the views")
+        self._check_views(txn)
+        if set(read_kinds(db, txn)) - SCHEMAS.keys() or self._kinds - read_kinds(db, txn).keys():
+            raise StoreCorrupt(last, "the note of which kinds of event occur is wrong; rebuild the views")
+        if self.base.position and (
+            self._compacted is None
+            or self._compacted.last != self.base.position
+            or self._compacted.chain != self.base.chain.hex()
+            or self._compacted.state != self._base_state
+        ):
+            raise StoreCorrupt(self.base.position, "the log begins there, and no record says so")
+        return Verified(records, self._states, self.fold.chain, self._snapshots, self.base.position + 1)
+
+    def _check_views(self, txn: lmdb.Transaction) -> None:
+        rebuilt = dict(self.fold.encoded())
+        with txn.cursor(db=self.db.tables["view"]) as cursor:
+            live = dict(cursor)
+        for key in sorted(rebuilt.keys() | live.keys()):
+            if rebuilt.get(key) != live.get(key):
+                where = self.fold.last_change.get(key, self.fold.position)
+                raise StoreCorrupt(where, f"view entry {key!r} differs from what the log gives; rebuild the views")
+        self._states = len(live)
+
+
+def _last(db: Database, txn: lmdb.Transaction) -> int:
+    with txn.cursor(db=db.tables["log"]) as cursor:
+        return U64.unpack(cursor.key())[0] if cursor.last() else 0
+
+
+def _old_heads(db: Database, txn: lmdb.Transaction, base: Base) -> list[bytes]:
+    """The entries of the stream index that stand for records which were compacted away."""
+    with txn.cursor(db=db.tables["stream"]) as cursor:
+        return [key for key, value in cursor if U64.unpack(value)[0] <= base.position]
