@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import uuid
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -25,22 +25,32 @@ from lading.storage.store import Paths
 if TYPE_CHECKING:
     from lading.engine.supervisor import Supervisor
 
-__all__ = ["Caller", "Core", "new_caller"]
+__all__ = ["Caller", "Core", "new_caller", "new_command_id"]
 
 T = TypeVar("T")
 
 
 @attrs.frozen
 class Caller:
-    """Who asks, and the id that correlates all that this one request leads to."""
+    """Who asks, and the id that correlates all that this one request leads to.
+
+    ``once``: the request may have been made before, with the same id, by somebody who did not hear the answer.
+    Then nothing is done twice: the answer is what the first one led to.
+    """
 
     actor: Actor
     command: CommandId
+    once: bool = False
 
 
-def new_caller(client: str = "python") -> Caller:
-    """This process as the caller of a new request."""
-    return Caller(Actor(os.getuid(), os.getgid(), os.getpid(), client), CommandId(uuid.uuid4().hex))
+def new_caller(client: str = "python", *, actor: Actor | None = None) -> Caller:
+    """``actor``, or else this process, as the caller of a new request."""
+    return Caller(actor or Actor(os.getuid(), os.getgid(), os.getpid(), client), new_command_id())
+
+
+def new_command_id() -> CommandId:
+    """An id that no request had: 48 bits of time (ms) and 80 of chance, so that ids sort as they were drawn."""
+    return CommandId(f"{time.time_ns() // 10**6 & 0xFFFFFFFFFFFF:012x}{os.urandom(10).hex()}")
 
 
 @attrs.define(eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from lading.engine.journal import Journal, open_journal
 from lading.engine.link import open_link
 from lading.engine.nursery import open_service_nursery
 from lading.engine.oci import Host
+from lading.engine.queries import PastEngine, past_engine, resolve_moment
 from lading.engine.recovery import recover_store
 from lading.engine.release import release
 from lading.engine.runtime import cgroup_of
@@ -52,6 +54,18 @@ class Engine:
     def root(self) -> Path:
         """The store's directory."""
         return self.store.paths.root
+
+    async def at(self, when: int | str | datetime) -> PastEngine:
+        """The queries of the engine as they were at ``when``: a position, an aware datetime, or words (``2h
+        ago``).
+
+        At an instant means after the last record whose time is at or before it, in log order, however the clock
+        stepped. Costs by the distance from the nearest snapshot, not by the log's length, in a thread. Raises
+        ``Invalid``, and ``NotInHistory`` for what is not in the log yet or was compacted away.
+        """
+        log = self.core.log
+        position = resolve_moment(log, when, self.core.journal.clock())
+        return await trio.to_thread.run_sync(past_engine, log, position)
 
 
 @asynccontextmanager

@@ -16,12 +16,14 @@ import trio
 
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.nursery import open_bare_nursery
-from lading.events.envelope import Proposed
-from lading.events.errors import Ambiguous, Conflict, HostError, ImageInvalid, Invalid, NotFound
+from lading.engine.queries import ImageQueries
+from lading.engine.retry import first_result
+from lading.events.envelope import Actor, Proposed
+from lading.events.errors import Conflict, HostError, ImageInvalid, Invalid
 from lading.events.ids import Digest, ImageId, chain_id, image_stream, layer_stream, tag_stream
 from lading.events.image import ImageAdded, ImageConfig, ImageState, LayerAdded, Tagged
-from lading.events.reference import Reference, parse_reference
-from lading.events.views import IMAGES, LAYERS, TAGS
+from lading.events.reference import parse_reference
+from lading.events.views import LAYERS, TAGS
 from lading.storage.layers import StagedLayer, publish_layer, stage_layer, write_blob
 
 __all__ = ["Images"]
@@ -34,38 +36,17 @@ class Images:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._queries = ImageQueries(core.log)
 
     # -- queries --------------------------------------------------------------------------------------------
 
     def list(self) -> list[ImageState]:
         """Every image, the newest first."""
-        states = [state for _, state in self._core.log.scan(IMAGES)]
-        return sorted(states, key=lambda state: (state.added_at, state.image), reverse=True)
+        return self._queries.list()
 
     def resolve(self, reference: str) -> ImageState:
         """The image with this name, id, or unique id prefix. Raises ``NotFound``, ``Ambiguous`` or ``Invalid``."""
-        log = self._core.log
-        bare = reference.removeprefix("sha256:")
-        if bare and all(letter in "0123456789abcdef" for letter in bare):
-            found = log.scan(IMAGES, f"sha256:{bare}", limit=5)
-            # A name may look like a prefix of an id: a name that exists comes first.
-            if not (len(found) == 1 and len(bare) == 64) and reference == bare:
-                named = self._named(parse_reference(reference)) if len(bare) < 64 else None
-                if named is not None:
-                    return named
-            if len(found) > 1:
-                raise Ambiguous("image", reference, tuple(key for key, _ in found))
-            if found:
-                return found[0][1]
-            raise NotFound("image", reference)
-        named = self._named(parse_reference(reference))
-        if named is None:
-            raise NotFound("image", reference)
-        return named
-
-    def _named(self, reference: Reference) -> ImageState | None:
-        tag = self._core.log.get(TAGS, reference.name)
-        return None if tag is None else self._core.log.get(IMAGES, tag.image)
+        return self._queries.resolve(reference)
 
     # -- import ---------------------------------------------------------------------------------------------
 
@@ -76,6 +57,7 @@ class Images:
         *,
         config: ImageConfig | None = None,
         comment: str = "",
+        actor: Actor | None = None,
         caller: Caller | None = None,
     ) -> ImageState:
         """A root file system as an image of one layer, named ``reference`` if given.
@@ -88,7 +70,11 @@ class Images:
         self._core.check_open()
         name = None if reference is None else _tag_name(reference)
         staging = self._core.paths.staging / secrets.token_hex(8)
-        caller = caller or new_caller()
+        caller = caller or new_caller(actor=actor)
+        first = first_result(self._core, caller, ImageAdded)
+        if first is not None:
+            assert isinstance(first.event, ImageAdded)
+            return self._queries.resolve(first.event.image)
         try:
             staged = await self._stage(source, staging)
             with trio.CancelScope(shield=True):
@@ -177,14 +163,15 @@ class Images:
                 tag = core.log.get(TAGS, name)
                 events.append(Proposed(tag_stream(name), Tagged(name, image, tag.image if tag else "")))
             try:
-                await core.journal.append(events, actor=caller.actor, command=caller.command)
+                records = await core.journal.append(
+                    events, actor=caller.actor, command=caller.command, once=caller.once
+                )
                 break
             except Conflict as conflict:
                 if conflict.stream != layer_stream(chain):
                     raise
-        state = core.log.get(IMAGES, image)
-        assert state is not None
-        return state
+        [added_image] = [record.event.image for record in records if isinstance(record.event, ImageAdded)]
+        return self._queries.resolve(added_image)
 
 
 def _tag_name(reference: str) -> str:

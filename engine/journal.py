@@ -62,8 +62,12 @@ class Journal:
         actor: Actor,
         command: CommandId,
         cause: int = 0,
+        once: bool = False,
     ) -> tuple[Record, ...]:
         """Append ``events``, all or none, and return their records once they are on disk.
+
+        ``once``: if ``command`` appended something before, nothing is appended, and those records are returned;
+        they have other event ids, and other streams for what is created, than were asked for.
 
         Raises what ``Log.append`` refuses with, ``StoreBroken``, or ``EngineClosed``. A cancel before this
         has begun appends nothing; after that the append is carried out and the cancel is delivered at the
@@ -73,7 +77,7 @@ class Journal:
         if self._closed:
             raise EngineClosed
         ids = tuple(self._new_id() for _ in events)
-        append = Append(tuple(events), ids, self.clock(), actor, command, cause)
+        append = Append(tuple(events), ids, self.clock(), actor, command, cause, once)
         waiting = _Waiting(append, trio.Event())
         self._queue.put(waiting)
         with trio.CancelScope(shield=True):

@@ -66,10 +66,11 @@ async def _recover_container(
             command=caller.command,
         )
     history = core.log.read_stream(container_stream(state.id), max(0, state.version - 1))
+    cause = history[-1].position if history else 0  # its last record may have been compacted away
     state = core.state(state.id)
     remove = containers.auto_remove(state.id, caller)
     if kept is not None and going_on:
-        supervisor = Supervisor(core, state, caller, history[-1].position)
+        supervisor = Supervisor(core, state, caller, cause)
         core.nursery.start_soon(supervisor.adopt, kept, remove)
         if state.phase is Phase.STOPPING:
             _resume_stop(core, supervisor, state)
@@ -81,7 +82,7 @@ async def _recover_container(
         if missing and state.spec.auto_remove:
             core.nursery.start_soon(remove)
     if state.phase is Phase.REMOVING:
-        core.nursery.start_soon(_finish_removal, core, state, caller, history[-1].position)
+        core.nursery.start_soon(_finish_removal, core, state, caller, cause)
 
 
 async def _finish_removal(core: Core, state: ContainerState, caller: Caller, cause: int) -> None:
@@ -106,13 +107,13 @@ def _may_have_remains(core: Core, state: ContainerState) -> bool:
 
 def _resume_stop(core: Core, supervisor: Supervisor, state: ContainerState) -> None:
     """Take up the stop that the log asks for last; its clock starts again."""
-    asked: StopRequested | None = None
+    # The request may have been compacted away: then as the container itself asks to be stopped.
+    asked = StopRequested(state.spec.stop_signal, state.spec.stop_timeout)
     records: list[Record] = core.log.read_stream(container_stream(state.id), max(0, state.version - 100))
     for record in records:
         if isinstance(record.event, StopRequested):
             asked = record.event
-    if asked is not None:
-        core.nursery.start_soon(supervisor.stop, signal_number(asked.signal), float(asked.timeout))
+    core.nursery.start_soon(supervisor.stop, signal_number(asked.signal), float(asked.timeout))
 
 
 def _created(paths: Paths) -> set[str]:

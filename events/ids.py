@@ -19,6 +19,7 @@ __all__ = [
     "Digest",
     "ImageId",
     "chain_id",
+    "check_command_id",
     "check_container_id",
     "check_container_name",
     "check_digest",
@@ -43,6 +44,7 @@ ChainId = NewType("ChainId", str)
 CommandId = NewType("CommandId", str)
 """32 hexadecimal digits; correlates every event that one request led to."""
 
+_HEX32 = re.compile(r"[0-9a-f]{32}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
@@ -67,6 +69,13 @@ def check_container_name(text: str) -> str:
     if _NAME.fullmatch(text) is None:
         raise Invalid("container name", text, "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, two to 255 characters")
     return text
+
+
+def check_command_id(text: str) -> CommandId:
+    """``text`` as a command id, or ``Invalid``."""
+    if _HEX32.fullmatch(text) is None:
+        raise Invalid("command id", text, "an id is 32 lower-case hexadecimal digits")
+    return CommandId(text)
 
 
 def chain_id(parent: ChainId | None, diff_id: Digest) -> ChainId:

@@ -30,7 +30,7 @@ from lading.events.views import View, project
 from lading.storage.database import Database
 from lading.storage.keys import U64, command_key, stream_key, view_key
 
-__all__ = ["Append", "Draft", "Pending", "decoded"]
+__all__ = ["Append", "Draft", "Pending", "decoded", "first_append"]
 
 S = TypeVar("S")
 

@@ -21,7 +21,7 @@ from lading.events.envelope import Record
 from lading.events.errors import Invalid, NotInHistory, Refused, StoreBroken, StoreCorrupt
 from lading.events.views import View
 from lading.storage.database import Database
-from lading.storage.draft import Append, Draft, Pending, decoded
+from lading.storage.draft import Append, Draft, Pending, decoded, first_append
 from lading.storage.keys import U64, command_key, stream_key, view_key
 from lading.storage.meta import Base, read_base, read_kinds
 from lading.storage.past import Past, fold_past, since_mark
@@ -230,6 +230,13 @@ class Log:
                     positions += range(start, start + count)
                     found = cursor.next()
             return _records(self.db, txn, positions, read_base(self.db, txn))
+
+    def first_append(self, command: str) -> tuple[Record, ...] | None:
+        """The records of the first append of ``command``: what a retry of it is answered with. None if it has
+        none.
+        """
+        with self.db.read() as txn:
+            return first_append(self.db, txn, command)
 
     # -- the views, now and then ----------------------------------------------------------------------------
 

@@ -7,20 +7,22 @@ for some of them.
 from __future__ import annotations
 
 import os
-import time
 
 import trio
 
 from lading.engine.api.create import parse_create
 from lading.engine.api.listing import LISTING_FILTERS, Listing
+from lading.engine.api.past import seen_by
 from lading.engine.api.request import caller_of, check_reference, filters_of, not_supported
 from lading.engine.api.shapes import Sizes, container_inspect, container_summary
-from lading.engine.containers import Container
+from lading.engine.container import Container
+from lading.engine.core import Caller
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.events.container import LIVE, ContainerState, Phase
 from lading.events.errors import HostError, NotFound, WrongPhase
+from lading.events.ids import ContainerId
 from lading.events.image import ImageState
 from lading.events.views import IMAGES
 from lading.storage.trees import measure_tree
@@ -51,12 +53,25 @@ class _Containers:
     def _find(self, request: Request) -> Container:
         return self._engine.containers.get(request.params["id"])
 
+    def _asked(self, request: Request) -> tuple[Container, Caller]:
+        """The container that a change is asked of, and who asks; for a retry the one that the first try was about.
+
+        That one may be gone by now, or another may have its name.
+        """
+        caller = caller_of(request)
+        first = self._engine.core.log.first_append(caller.command) if caller.once else None
+        kind, _, identifier = first[0].stream.partition("/") if first else ("", "", "")
+        if kind == "container":
+            return Container(self._engine.containers, ContainerId(identifier)), caller
+        return self._find(request), caller
+
     # -- queries --------------------------------------------------------------------------------------------
 
     async def list(self, request: Request) -> Reply:
-        engine, query = self._engine, request.query
+        query = request.query
+        seen = await seen_by(self._engine, request)
         listing = Listing(
-            engine,
+            seen,
             filters_of(request, LISTING_FILTERS),
             all=query.flag("all"),
             limit=query.integer("limit", 0, least=-1),
@@ -65,20 +80,22 @@ class _Containers:
         )
         sized = query.flag("size")
         shown = []
-        now = time.time_ns()
         for state in listing.states():
             sizes = await self._sizes(state) if sized else None
-            shown.append(container_summary(state, listing.image_name(state), now, sizes))
-        return Response.json(shown)
+            shown.append(container_summary(state, listing.image_name(state), seen.now, sizes))
+        return Response.json(shown, headers=seen.headers)
 
     async def inspect(self, request: Request) -> Reply:
-        state = self._find(request).state
+        seen = await seen_by(self._engine, request)
+        state = seen.containers.get(request.params["id"])
         sizes = await self._sizes(state) if request.query.flag("size") else None
         try:
             runtime = (await self._engine.core.runtime()).name
         except HostError:
             runtime = ""
-        return Response.json(container_inspect(state, self._engine.core.paths, runtime, sizes))
+        return Response.json(
+            container_inspect(state, self._engine.core.paths, runtime, sizes), headers=seen.headers
+        )
 
     async def _sizes(self, state: ContainerState) -> Sizes:
         image = self._engine.core.log.get(IMAGES, state.spec.image)
@@ -106,7 +123,7 @@ class _Containers:
     async def start(self, request: Request) -> Reply:
         if request.query.get("checkpoint"):
             raise not_supported("starting from a checkpoint")
-        container, caller = self._find(request), caller_of(request)
+        container, caller = self._asked(request)
         try:
             await container.start(caller=caller)
         except WrongPhase as error:
@@ -119,12 +136,12 @@ class _Containers:
 
     async def stop(self, request: Request) -> Reply:
         timeout = request.query.integer("t", -2, least=-(2**31), most=2**31)
-        container = self._find(request)
+        container, caller = self._asked(request)
         try:
             await container.stop(
                 None if "t" not in request.query or timeout == -2 else timeout,
                 request.query.get("signal") or None,
-                caller=caller_of(request),
+                caller=caller,
             )
         except WrongPhase as error:
             if error.phase in (Phase.CREATED, Phase.STOPPED, Phase.DEAD):
@@ -133,9 +150,9 @@ class _Containers:
         return Response(204)
 
     async def kill(self, request: Request) -> Reply:
-        container = self._find(request)
+        container, caller = self._asked(request)
         try:
-            await container.kill(request.query.get("signal") or "SIGKILL", caller=caller_of(request))
+            await container.kill(request.query.get("signal") or "SIGKILL", caller=caller)
         except WrongPhase:
             asked = request.params["id"]
             words = f"cannot kill container: {asked}: container {container.id} is not running"
@@ -146,19 +163,19 @@ class _Containers:
         name = request.query.get("name").removeprefix("/")
         if not name:
             raise HttpError(400, "Neither old nor new names may be empty")
-        container = self._find(request)
-        if container.name == name:
+        container, caller = self._asked(request)
+        if not caller.once and container.name == name:
             raise HttpError(400, "Renaming a container with the same name as its current name")
-        await container.rename(name, caller=caller_of(request))
+        await container.rename(name, caller=caller)
         return Response(204)
 
     async def remove(self, request: Request) -> Reply:
         if request.query.flag("link"):
             raise not_supported("removing a link (--link)")
-        container = self._find(request)
-        name = container.name
+        container, caller = self._asked(request)
         try:
-            await container.remove(force=request.query.flag("force"), caller=caller_of(request))
+            name = "" if caller.once else container.name
+            await container.remove(force=request.query.flag("force"), caller=caller)
         except WrongPhase as error:
             if error.phase == Phase.REMOVING:
                 words = f"removal of container {request.params['id']} is already in progress"

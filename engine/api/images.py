@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 
 from lading.engine.api.changes import apply_changes
+from lading.engine.api.past import seen_by
 from lading.engine.api.request import Filters, caller_of, check_reference, filters_of, labels_fit
 from lading.engine.api.shapes import familiar, image_inspect, image_summary
 from lading.engine.api.system import architecture
@@ -18,7 +19,6 @@ from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.events.image import ImageState
 from lading.events.reference import parse_reference
-from lading.events.views import TAGS
 
 __all__ = ["add_image_routes"]
 
@@ -42,17 +42,19 @@ class _Images:
         if name := request.query.get("filter"):
             filters = {**filters, "reference": (name,)}
         shown = []
-        for image in self._engine.images.list():
+        seen = await seen_by(self._engine, request)
+        for image in seen.images.list():
             tags = _listed_for(image, filters)
             if tags is not None:
                 shown.append(image_summary(image, tags))
-        return Response.json(shown)
+        return Response.json(shown, headers=seen.headers)
 
     async def inspect(self, request: Request) -> Reply:
-        image = self._engine.images.resolve(check_reference(request.params["name"]))
-        tags = [self._engine.core.log.get(TAGS, tag) for tag in image.tags]
+        seen = await seen_by(self._engine, request)
+        image = seen.images.resolve(check_reference(request.params["name"]))
+        tags = [seen.images.tag(tag) for tag in image.tags]
         since = max((tag.since for tag in tags if tag is not None), default=0)
-        return Response.json(image_inspect(image, self._engine.core.paths, since))
+        return Response.json(image_inspect(image, self._engine.core.paths, since), headers=seen.headers)
 
     async def create(self, request: Request) -> Reply:
         """An import. Answered when the image is there, so that a failure is an error and not a line of text."""

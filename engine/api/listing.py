@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from lading.engine.api.past import Seen
 from lading.engine.api.request import Filters, check_reference, labels_fit
 from lading.engine.api.shapes import shown_exit
-from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError
 from lading.events.container import ContainerState, status
 from lading.events.errors import Ambiguous, Invalid, NotFound
@@ -29,9 +29,9 @@ class Listing:
     """One list request, checked when it is made: raises `HttpError` 400 and ``NotFound``."""
 
     def __init__(
-        self, engine: Engine, filters: Filters, *, all: bool, limit: int = 0, since: str = "", before: str = ""
+        self, seen: Seen, filters: Filters, *, all: bool, limit: int = 0, since: str = "", before: str = ""
     ) -> None:
-        self._engine = engine
+        self._seen = seen
         self._limit = limit
         self._names: dict[tuple[str, str], str] = {}
         self._tests: list[Callable[[ContainerState], bool]] = []
@@ -40,14 +40,14 @@ class Listing:
         for name, values in filters.items():
             self._add(name, values)
         for word in filter(None, bounds[0]):
-            self._tests.append(_created(engine.containers.get(word).state, later=False))
+            self._tests.append(_created(seen.containers.get(word), later=False))
         for word in filter(None, bounds[1]):
-            self._tests.append(_created(engine.containers.get(word).state, later=True))
+            self._tests.append(_created(seen.containers.get(word), later=True))
 
     def states(self) -> Iterator[ContainerState]:
         """What to show, in order."""
         left = self._limit if self._limit > 0 else -1
-        for state in self._engine.containers.list(all=self._all):
+        for state in self._seen.containers.list(all=self._all):
             if left == 0:
                 return
             if all(test(state) for test in self._tests):
@@ -59,7 +59,7 @@ class Listing:
         key = state.spec.image_name, state.spec.image
         if key not in self._names:
             try:
-                found = self._engine.images.resolve(state.spec.image_name).image
+                found = self._seen.images.resolve(state.spec.image_name).image
             except (NotFound, Ambiguous, Invalid):
                 found = None
             self._names[key] = state.spec.image_name if found == state.spec.image else state.spec.image
@@ -94,7 +94,7 @@ class Listing:
 
     def _image(self, reference: str) -> str | None:
         try:
-            return self._engine.images.resolve(check_reference(reference)).image
+            return self._seen.images.resolve(check_reference(reference)).image
         except (NotFound, Ambiguous, Invalid):
             return None
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 
 from lading.engine.api.words import parse_instant
-from lading.engine.core import Caller
+from lading.engine.core import Caller, new_command_id
 from lading.engine.http.message import MULTIPLEXED_STREAM, RAW_STREAM, HttpError, Request
 from lading.events.envelope import Actor
 from lading.events.errors import Invalid
-from lading.events.ids import CommandId
+from lading.events.ids import check_command_id
 
 __all__ = [
     "API_MAXIMUM",
@@ -67,11 +66,19 @@ def check_reference(text: str) -> str:
 
 
 def caller_of(request: Request) -> Caller:
-    """The process at the other end, as the kernel and its User-Agent tell, with a new command id."""
+    """The process at the other end, as the kernel and its User-Agent tell.
+
+    With a new command id, or that of the header ``Lading-Command`` (32 lower-case hexadecimal digits): a client
+    that heard no answer asks again with the same one, and nothing is done twice.
+    """
     peer = request.peer
     words = request.headers.get("user-agent", "").split()
     client = _NOT_A_CLIENT.sub("", words[0])[:_CLIENT] if words else ""
-    return Caller(Actor(peer.uid, peer.gid, peer.pid, client or "http"), CommandId(uuid.uuid4().hex))
+    actor = Actor(peer.uid, peer.gid, peer.pid, client or "http")
+    command = request.headers.get("lading-command")
+    if command is None:
+        return Caller(actor, new_command_id())
+    return Caller(actor, check_command_id(command), once=True)
 
 
 def stream_type(request: Request) -> str:

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -25,8 +27,10 @@ __all__ = [
     "IN_USE",
     "Place",
     "answers",
+    "at_option",
     "each",
     "find_place",
+    "get_at",
     "get_json",
     "message_of",
     "open_client",
@@ -66,6 +70,12 @@ def find_place(root: str | None = None, socket: str | None = None) -> Place:
     return Place(chosen, os.path.abspath(named) if named else os.path.join(chosen, "lading.sock"))
 
 
+at_option = click.option(
+    "--at", metavar="WHEN", help="As it was then: a position, a time such as '2026-01-31 10:00', or '2h ago'."
+)
+"""The option of commands that show any moment of the history."""
+
+
 # -- requests -------------------------------------------------------------------------------------------
 
 
@@ -82,6 +92,26 @@ async def get_json(client: Client, *path: str, **query: object) -> Any:
     async with await client.request("GET", target(*path, **query), headers=CLIENT) as reply:
         await reply.check()
         return await reply.json()
+
+
+async def get_at(client: Client, *path: str, at: str | None, **query: object) -> tuple[Any, float]:
+    """The JSON answer to a GET about the moment ``at``, and that moment in seconds since 1970 (None: now).
+
+    Says on standard error which moment it is. Raises ``HttpError`` for an error status.
+    """
+    import time
+
+    async with await client.request("GET", target(*path, at=at, **query), headers=CLIENT) as reply:
+        await reply.check()
+        headers = dict(reply.headers)
+        found = await reply.json()
+    position = headers.get("lading-position")
+    if position is None:
+        return found, time.time()
+    now = int(headers["lading-time"]) / 1e9
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)) if now else "before the first record"
+    print(f"as of position {position}, {shown}", file=sys.stderr)
+    return found, now
 
 
 async def post(client: Client, *path: str, method: str = "POST", **query: object) -> int:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lading.engine.cli.client import CLIENT, Place, each, get_json, post, run_with_engine, say_error, target
+from lading.engine.cli.client import (
+    CLIENT,
+    Place,
+    at_option,
+    each,
+    get_at,
+    post,
+    run_with_engine,
+    say_error,
+    target,
+)
 from lading.engine.cli.complete import complete_container
 from lading.engine.cli.logs import logs
 from lading.engine.cli.tables import ago, draw, short_id
@@ -32,26 +42,27 @@ def _example(*lines: str) -> str:
 # -- ps -------------------------------------------------------------------------------------------------
 
 
-@click.command(epilog=_example("lading ps -a", "lading rm -f $(lading ps -aq)"))
+@click.command(epilog=_example("lading ps -a", "lading rm -f $(lading ps -aq)", "lading ps --at '2h ago'"))
 @click.option("-a", "--all", "every", is_flag=True, help="Also those that don't run.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
 @click.option("--format", "form", type=click.Choice(("table", "json")), default="table", help="One JSON a line.")
+@at_option
 @click.pass_obj
-def ps(place: Place, every: bool, quiet: bool, no_trunc: bool, form: str) -> int:
+def ps(place: Place, every: bool, quiet: bool, no_trunc: bool, form: str, at: str | None) -> int:
     """List containers, the newest first."""
 
     async def work(client: Client) -> int:
-        found = await get_json(client, "containers", "json", all=int(every))
+        found, now = await get_at(client, "containers", "json", at=at, all=int(every))
         if quiet:
             for one in found:
                 print(one["Id"] if no_trunc else short_id(one["Id"]))
         elif form == "json":
             for one in found:
-                print(json.dumps(_as_docker_prints(one, no_trunc), ensure_ascii=False))
+                print(json.dumps(_as_docker_prints(one, no_trunc, now), ensure_ascii=False))
         else:
             names = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES")
-            rows = (_as_docker_prints(one, no_trunc) for one in found)
+            rows = (_as_docker_prints(one, no_trunc, now) for one in found)
             fields = ("ID", "Image", "Command", "RunningFor", "Status", "Names")
             draw(names, ([row[field] for field in fields] for row in rows))
         return 0
@@ -59,9 +70,8 @@ def ps(place: Place, every: bool, quiet: bool, no_trunc: bool, form: str) -> int
     return run_with_engine(place, work)
 
 
-def _as_docker_prints(container: dict[str, Any], no_trunc: bool) -> dict[str, str]:
+def _as_docker_prints(container: dict[str, Any], no_trunc: bool, now: float) -> dict[str, str]:
     """One entry of the API's list with the names and forms that `docker ps --format json` has."""
-    import time
     from datetime import UTC, datetime
 
     command, image, created = container["Command"], container["Image"], container["Created"]
@@ -74,7 +84,7 @@ def _as_docker_prints(container: dict[str, Any], no_trunc: bool) -> dict[str, st
         "Image": image,
         "Command": f'"{command}"',
         "CreatedAt": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC"),
-        "RunningFor": ago(time.time() - created),
+        "RunningFor": ago(now - created),
         "State": container["State"],
         "Status": container["Status"],
         "Networks": (container.get("HostConfig") or {}).get("NetworkMode", ""),
@@ -184,15 +194,16 @@ def rename(place: Place, container: str, name: str) -> int:
 
 
 @click.command(epilog=_example("lading inspect web", "lading inspect --type image busybox:1"))
+@at_option
 @click.option("--type", "kind", type=click.Choice(("container", "image")), help="Look for this only.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_container)
 @click.pass_obj
-def inspect(place: Place, names: tuple[str, ...], kind: str | None) -> int:
+def inspect(place: Place, names: tuple[str, ...], kind: str | None, at: str | None) -> int:
     """Show all about containers and images, as JSON."""
-    return run_with_engine(place, partial(_inspect, names=names, kind=kind))
+    return run_with_engine(place, partial(_inspect, names=names, kind=kind, at=at))
 
 
-async def _inspect(client: Client, names: tuple[str, ...], kind: str | None) -> int:
+async def _inspect(client: Client, names: tuple[str, ...], kind: str | None, at: str | None) -> int:
     from lading.engine.http.message import HttpError
 
     found, failed = [], 0
@@ -200,7 +211,7 @@ async def _inspect(client: Client, names: tuple[str, ...], kind: str | None) -> 
     for name in names:
         for number, each_kind in enumerate(kinds):
             try:
-                found.append(await get_json(client, f"{each_kind}s", name, "json"))
+                found.append((await get_at(client, f"{each_kind}s", name, "json", at=at))[0])
                 break
             except HttpError as error:
                 if error.status == 404 and number + 1 < len(kinds):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from lading.engine.cli.client import CLIENT, Place, get_json, run_with_engine, target
+from lading.engine.cli.client import CLIENT, Place, at_option, get_at, run_with_engine, target
 from lading.engine.cli.tables import ago, draw, short_id, size
 
 if TYPE_CHECKING:
@@ -22,24 +22,25 @@ _CHUNK = 1 << 18
 _NONE = "<none>"
 
 
-@click.command(epilog="\b\nExample:\n  lading images\n  lading images --format json")
+@click.command(epilog="\b\nExample:\n  lading images\n  lading images --at 2026-01-31")
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids.")
 @click.option("--format", "form", type=click.Choice(("table", "json")), default="table", help="One JSON a line.")
+@at_option
 @click.pass_obj
-def images(place: Place, quiet: bool, no_trunc: bool, form: str) -> int:
+def images(place: Place, quiet: bool, no_trunc: bool, form: str, at: str | None) -> int:
     """List images, the newest first.
 
     An image has a line for each of its names.
     """
 
     async def work(client: Client) -> int:
-        found = await get_json(client, "images", "json")
+        found, now = await get_at(client, "images", "json", at=at)
         if quiet:
             for image in found:
                 print(image["Id"] if no_trunc else short_id(image["Id"]))
             return 0
-        rows = [row for image in found for row in _rows(image, no_trunc)]
+        rows = [row for image in found for row in _rows(image, no_trunc, now)]
         if form == "json":
             for row in rows:
                 print(json.dumps(row, ensure_ascii=False))
@@ -52,9 +53,8 @@ def images(place: Place, quiet: bool, no_trunc: bool, form: str) -> int:
     return run_with_engine(place, work)
 
 
-def _rows(image: dict[str, Any], no_trunc: bool) -> list[dict[str, str]]:
+def _rows(image: dict[str, Any], no_trunc: bool, now: float) -> list[dict[str, str]]:
     """One entry of the API's list with the names and forms that `docker images --format json` has."""
-    import time
     from datetime import UTC, datetime
 
     rows = []
@@ -66,7 +66,7 @@ def _rows(image: dict[str, Any], no_trunc: bool) -> list[dict[str, str]]:
                 "Tag": name,
                 "ID": image["Id"] if no_trunc else short_id(image["Id"]),
                 "CreatedAt": datetime.fromtimestamp(image["Created"], UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC"),
-                "CreatedSince": ago(time.time() - image["Created"]),
+                "CreatedSince": ago(now - image["Created"]),
                 "Size": size(image["Size"]),
             }
         )

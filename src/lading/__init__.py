@@ -13,11 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lading.engine.containers import Completed, Container, Containers
+    from lading.engine.container import Container
+    from lading.engine.containers import Completed, Containers
     from lading.engine.core import Caller
     from lading.engine.engine import Engine, open_engine
     from lading.engine.images import Images
     from lading.engine.output import LogPiece
+    from lading.engine.queries import PastEngine
     from lading.events import errors
     from lading.events.container import ContainerState
     from lading.events.envelope import Actor, Record
@@ -38,6 +40,7 @@ __all__ = [
     "Images",
     "LadingError",
     "LogPiece",
+    "PastEngine",
     "Record",
     "errors",
     "open_engine",
@@ -48,7 +51,7 @@ _HOME = {
     "Actor": "lading.events.envelope",
     "Caller": "lading.engine.core",
     "Completed": "lading.engine.containers",
-    "Container": "lading.engine.containers",
+    "Container": "lading.engine.container",
     "ContainerState": "lading.events.container",
     "Containers": "lading.engine.containers",
     "Engine": "lading.engine.engine",
@@ -57,6 +60,7 @@ _HOME = {
     "Images": "lading.engine.images",
     "LadingError": "lading.events.errors",
     "LogPiece": "lading.engine.output",
+    "PastEngine": "lading.engine.queries",
     "Record": "lading.events.envelope",
     "open_engine": "lading.engine.engine",
     "read_log": "lading.storage.store",

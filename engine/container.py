@@ -1,0 +1,217 @@
+"""A handle on one container: what can be asked of it and done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from lading.engine.core import Caller, new_caller
+from lading.engine.output import OutputReader
+from lading.engine.removal import remove_container
+from lading.engine.retry import end_of_run, first_result, start_error
+from lading.events.commands import KillContainer, RemoveContainer, RenameContainer, StartContainer, StopContainer
+from lading.events.container import (
+    ContainerState,
+    KillRequested,
+    RemoveRequested,
+    Renamed,
+    StartRequested,
+    StopRequested,
+    status,
+)
+from lading.events.envelope import Actor
+from lading.events.errors import NotFound
+from lading.events.ids import ContainerId
+from lading.events.signals import signal_number
+
+if TYPE_CHECKING:
+    from lading.engine.containers import Containers
+
+__all__ = ["Container"]
+
+
+class Container:
+    """A handle on one container. Cheap: it holds an id, and asks the views when it is asked.
+
+    Every method raises ``NotFound`` once the container is removed, and ``WrongPhase`` when the lifecycle
+    doesn't allow it now. Who asks is ``actor`` (this process, unless given), or ``caller`` with the command id
+    as well; a retry (``Caller.once``) does nothing twice, and is answered by what the first try led to. A
+    cancelled method either never appended its intent, or what it intended is carried out by the engine without
+    it.
+    """
+
+    def __init__(self, containers: Containers, container: ContainerId) -> None:
+        self.id = container
+        self._containers = containers
+
+    def __repr__(self) -> str:
+        return f"<Container {self.id[:12]}>"
+
+    @property
+    def state(self) -> ContainerState:
+        """What the log says of it now."""
+        return self._containers.core.state(self.id)
+
+    @property
+    def name(self) -> str:
+        """Its name now."""
+        return self.state.name
+
+    @property
+    def status(self) -> str:
+        """Docker's word for its phase: created, running, exited, removing, dead."""
+        return status(self.state)
+
+    @property
+    def pid(self) -> int:
+        """The host's pid of its first process, 0 if it has none."""
+        process = self.state.process
+        return process.pid if process else 0
+
+    async def start(self, *, actor: Actor | None = None, caller: Caller | None = None) -> None:
+        """Run it; returns once its command was executed. Raises ``CannotStart`` with Docker's exit code.
+
+        A container that is to be removed at its end is gone when that is raised.
+        """
+        caller = caller or new_caller(actor=actor)
+        core = self._containers.core
+        first = first_result(core, caller, StartRequested)
+        if first is None:
+            supervisor = await self._containers.begin(self.id, StartContainer(), caller)
+        else:
+            assert isinstance(first.event, StartRequested)
+            running = core.live.get(self.id)
+            if running is None or running.run_number != first.event.run:
+                error = start_error(core, self.id, first.event.run)
+                if error is not None:
+                    raise error
+                return
+            supervisor = running
+        await supervisor.begun.wait()
+        if supervisor.error is not None:
+            if supervisor.auto_remove:
+                await self._containers.core.wait_removed(self.id)
+            raise supervisor.error
+
+    async def stop(
+        self,
+        timeout: int | None = None,
+        signal: str | None = None,
+        *,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> int | None:
+        """Send ``signal`` (its stop signal), then SIGKILL after ``timeout`` seconds (its stop timeout; negative:
+        never); its exit code once it is down.
+
+        A cancel does not take the stop back.
+        """
+        core = self._containers.core
+        caller = caller or new_caller(actor=actor)
+        if first_result(core, caller, StopRequested) is not None:
+            try:
+                return await self.wait()
+            except NotFound:  # it was removed since
+                end = end_of_run(core, self.id)
+                return end.exit_code if end else None
+        supervisor = await self._containers.supervisor(self.id)
+        await self._containers.command(self.id, StopContainer(timeout, signal), caller)
+        if supervisor is None:
+            return None
+        spec = core.state(self.id).spec
+        number = signal_number(signal or spec.stop_signal)
+        core.nursery.start_soon(supervisor.stop, number, spec.stop_timeout if timeout is None else timeout)
+        await supervisor.ended.wait()
+        return supervisor.exit_code
+
+    async def kill(
+        self, signal: str = "SIGKILL", *, actor: Actor | None = None, caller: Caller | None = None
+    ) -> None:
+        """Send ``signal`` to its first process. Does not wait for what comes of it."""
+        caller = caller or new_caller(actor=actor)
+        if first_result(self._containers.core, caller, KillRequested) is not None:
+            return
+        supervisor = await self._containers.supervisor(self.id)
+        await self._containers.command(self.id, KillContainer(signal), caller)
+        if supervisor is not None:
+            supervisor.signal(signal_number(signal))
+
+    async def wait(self) -> int | None:
+        """Its exit code once it doesn't run; at once if it doesn't. None: unknown, or it never ran."""
+        supervisor = await self._containers.supervisor(self.id)
+        if supervisor is None:
+            return self.state.exit_code
+        await supervisor.ended.wait()
+        return supervisor.exit_code
+
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: int = 0,
+        until: int = 0,
+        stdout: bool = True,
+        stderr: bool = True,
+    ) -> OutputReader:
+        """What it printed, as an async iterator of ``LogPiece``; as a context manager, it closes its file.
+
+        ``tail``: only the last so many lines. ``since``, ``until``: nanoseconds UTC, 0 for no bound. ``follow``:
+        go on until its run ends.
+        """
+        _ = self.state
+        streams = frozenset(number for number, wanted in ((1, stdout), (2, stderr)) if wanted)
+        return OutputReader(
+            self._containers.core, self.id, follow=follow, tail=tail, since=since, until=until, streams=streams
+        )
+
+    async def remove(
+        self, *, force: bool = False, actor: Actor | None = None, caller: Caller | None = None
+    ) -> None:
+        """Delete it with its writable layer and its output; ``force`` kills its process first.
+
+        Returns when it is gone. A cancel does not take the removal back. Raises ``HostError`` if something on the
+        host would not go; remove it again then.
+        """
+        core = self._containers.core
+        caller = caller or new_caller(actor=actor)
+        if first_result(core, caller, RemoveRequested) is not None:
+            await core.wait_removed(self.id)
+            return
+        await self._containers.supervisor(self.id)
+        records = await self._containers.command(self.id, RemoveContainer(force), caller)
+        outcome = Outcome()
+        core.nursery.start_soon(outcome.run, partial(remove_container, core, self.id, caller, records[0].position))
+        await outcome.wait()
+
+    async def rename(self, name: str, *, actor: Actor | None = None, caller: Caller | None = None) -> None:
+        """Give it another name. Raises ``AlreadyExists`` or ``Invalid``."""
+        caller = caller or new_caller(actor=actor)
+        if first_result(self._containers.core, caller, Renamed) is not None:
+            return
+        await self._containers.command(self.id, RenameContainer(name), caller)
+
+
+class Outcome:
+    """The end of a task in the engine's own nursery, for a caller who may be cancelled while waiting for it."""
+
+    def __init__(self) -> None:
+        self._done = trio.Event()
+        self._error: Exception | None = None
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do ``work`` and keep what it raises for ``wait``."""
+        try:
+            await work()
+        except Exception as error:
+            self._error = error
+        self._done.set()
+
+    async def wait(self) -> None:
+        """Return when it is done, or raise what it raised."""
+        await self._done.wait()
+        if self._error is not None:
+            raise self._error
