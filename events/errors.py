@@ -16,6 +16,10 @@
     |-- ImageInvalid     an image, layer or archive is wrong
     |   |-- DigestMismatch
     |   `-- BadLayer
+    |-- HistoryInvalid   a seal, an export or a backup is not what was made
+    |   |-- SealInvalid
+    |   |-- ExportInvalid
+    |   `-- BackupInvalid
     |-- CannotStart      the container's own command could not be executed (exit code 125, 126 or 127)
     |-- HostError        the machine refused an operation: see ``hint``
     |-- StoreBroken      the log could not be written; sticky until the store is opened again
@@ -35,12 +39,15 @@ import attrs
 __all__ = [
     "AlreadyExists",
     "Ambiguous",
+    "BackupInvalid",
     "BadLayer",
     "CannotStart",
     "CommandReused",
     "Conflict",
     "DigestMismatch",
     "EngineClosed",
+    "ExportInvalid",
+    "HistoryInvalid",
     "HostError",
     "ImageInvalid",
     "InUse",
@@ -49,6 +56,7 @@ __all__ = [
     "NotFound",
     "NotInHistory",
     "Refused",
+    "SealInvalid",
     "StoreBroken",
     "StoreCorrupt",
     "StoreNewer",
@@ -224,6 +232,53 @@ class BadLayer(ImageInvalid):
     def __str__(self) -> str:
         at = f" at entry {self.entry[:200]!r}" if self.entry else ""
         return f"bad layer archive{at}: {self.why}"
+
+
+class HistoryInvalid(LadingError):
+    """A seal, an export or a backup is not what was made, or not of what it is held against."""
+
+
+@_error
+class SealInvalid(HistoryInvalid):
+    """A seal and a log don't fit. ``fact`` is what is wrong: form, key, signature, store, position or chain.
+
+    ``position``: of the first record that shows it; 0 where no record does.
+    """
+
+    fact: str
+    why: str
+    position: int = 0
+
+    def __str__(self) -> str:
+        at = f" at position {self.position}" if self.position else ""
+        return f"the seal does not hold: {self.fact}{at}: {self.why}"
+
+
+@_error
+class ExportInvalid(HistoryInvalid):
+    """Export ``file`` (empty: unnamed) is wrong at ``line`` (0: before any), for the record at ``position``."""
+
+    line: int
+    position: int
+    why: str
+    file: str = ""
+
+    def __str__(self) -> str:
+        what = f"the export {self.file}" if self.file else "the export"
+        line = f" at line {self.line}" if self.line else ""
+        position = f" (position {self.position})" if self.position else ""
+        return f"{what} is wrong{line}{position}: {self.why}"
+
+
+@_error
+class BackupInvalid(HistoryInvalid):
+    """The backup in directory ``path`` is not whole, or not what was copied."""
+
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the backup {self.path} can't be used: {self.why}"
 
 
 @_error

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-__all__ = ["from_plain", "to_plain"]
+__all__ = ["from_plain", "layout", "to_plain"]
 
 T = TypeVar("T")
 _Convert = Callable[[Any], Any]
@@ -36,6 +36,20 @@ def from_plain(cls: type[T], plain: Sequence[Any]) -> T:
     if type(plain) is not list or len(plain) != len(decoders):
         raise ValueError(f"{cls.__name__}: expected a list of {len(decoders)} fields")
     return cls(*[convert(field) for convert, field in zip(decoders, plain, strict=True)])
+
+
+def layout(cls: type[attrs.AttrsInstance]) -> list[Any]:
+    """The names of ``cls``'s fields in wire order; for a field that has fields itself, ``{name: its layout}``."""
+    fields = [(name, _value(hint)) for name, hint in _fields(cls)]
+    return [name if inner is None else {name: layout(inner)} for name, inner in fields]
+
+
+def _value(hint: Any) -> type[attrs.AttrsInstance] | None:
+    """The class of ours that ``hint``, or ``hint`` without its None, is."""
+    for each in (hint, *map(_bare, typing.get_args(hint))):
+        if isinstance(each, type) and attrs.has(each) and typing.get_origin(hint) is not tuple:
+            return each
+    return None
 
 
 @functools.cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -18,6 +17,7 @@ from lading.events.facts import Event
 from lading.events.image import ImageAdded, LayerAdded, Tagged
 from lading.events.reference import parse_reference
 from lading.storage.log import Log
+from lading.storage.utc import utc_time
 
 __all__ = ["COLUMNS", "Words", "as_dict", "utc_time"]
 
@@ -43,12 +43,6 @@ def as_dict(record: Record) -> dict[str, Any]:
         "data": _plain(record.event),
         "chain": record.chain.hex(),
     }
-
-
-def utc_time(nanoseconds: int) -> str:
-    """RFC 3339 with all nine digits: ``2025-01-31T10:00:00.123456789Z``."""
-    seconds, rest = divmod(nanoseconds, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
 
 
 def _plain(value: Any) -> Any:
