@@ -29,6 +29,7 @@ from lading.events.ids import CommandId
 from lading.events.views import View, project
 from lading.storage.database import Database
 from lading.storage.keys import U64, command_key, stream_key, view_key
+from lading.storage.meta import read_base
 
 __all__ = ["Append", "Draft", "Pending", "decoded", "first_append"]
 
@@ -229,7 +230,9 @@ def stream_version(db: Database, txn: lmdb.Transaction, stream: str) -> int:
 
 
 def first_append(db: Database, txn: lmdb.Transaction, command: str) -> tuple[Record, ...] | None:
-    """The records of the first append of ``command``; None if it has none in the log."""
+    """The records of the first append of ``command``; None if it has none in the log, or that was compacted
+    away.
+    """
     try:
         prefix = command_key(command, 0)[: -U64.size]
     except ValueError as error:
@@ -241,6 +244,8 @@ def first_append(db: Database, txn: lmdb.Transaction, command: str) -> tuple[Rec
     if len(key) != len(prefix) + U64.size or not key.startswith(prefix):
         return None
     [start], [count] = U64.unpack(key[len(prefix) :]), U64.unpack(value)
+    if start <= read_base(db, txn).position:
+        return None
     records = []
     for position in range(start, start + count):
         stored = txn.get(U64.pack(position), db=db.tables["log"])

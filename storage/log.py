@@ -10,16 +10,20 @@ before the method returns: no reader holds a page back. Every record that is rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lmdb
 
 from lading.events.codec import GENESIS, decode_record
-from lading.events.envelope import Record
+from lading.events.compaction import LogCompacted
+from lading.events.envelope import Actor, Proposed, Record
 from lading.events.errors import Invalid, NotInHistory, Refused, StoreBroken, StoreCorrupt
+from lading.events.ids import CommandId
+from lading.events.store import ENGINE_STREAM
 from lading.events.views import View
+from lading.storage.compact import Segment, clear, rebase
 from lading.storage.database import Database
 from lading.storage.draft import Append, Draft, Pending, decoded, first_append
 from lading.storage.keys import U64, command_key, stream_key, view_key
@@ -34,6 +38,7 @@ __all__ = ["Append", "Log", "Verified"]
 _CACHE = 8192
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Log:
@@ -82,17 +87,7 @@ class Log:
         refused as ``Invalid``. A failed commit makes the log ``StoreBroken`` for good: nothing of the
         batch may be relied on, and the log can only be read until it is opened again.
         """
-        if self._broken:
-            raise StoreBroken(self._broken)
-        try:
-            answers, pending, marked = self.db.write(lambda txn: self._write(txn, batch))
-        except BaseException as error:
-            if not isinstance(error, lmdb.Error):
-                self._broken = f"{type(error).__name__}: {error}"
-                raise
-            self._broken = self.db.why(error)
-            self.db.reopen_to_read()
-            raise StoreBroken(self._broken) from error
+        answers, pending, marked = self._commit(lambda txn: self._write(txn, batch))
         self._position, self._chain, self._kinds = pending.position, pending.chain, pending.kinds
         if len(self._states) > _CACHE or len(self._versions) > _CACHE:
             self._states.clear()
@@ -106,6 +101,20 @@ class Log:
                 self._dirty.update(pending.stored)
             self._times = _spread(self._times, pending.times)
         return answers
+
+    def _commit(self, work: Callable[[lmdb.Transaction], tuple[T, int, int]]) -> T:
+        """``Database.write``, after whose failure this log is broken."""
+        if self._broken:
+            raise StoreBroken(self._broken)
+        try:
+            return self.db.write(work)
+        except BaseException as error:
+            if not isinstance(error, lmdb.Error):
+                self._broken = f"{type(error).__name__}: {error}"
+                raise
+            self._broken = self.db.why(error)
+            self.db.reopen_to_read()
+            raise StoreBroken(self._broken) from error
 
     def _write(
         self, txn: lmdb.Transaction, batch: Sequence[Append]
@@ -121,7 +130,8 @@ class Log:
         marked = pending.position - self._marked >= EVERY
         if marked:
             if self._dirty is None:
-                dirty, times = since_mark(self.db, txn, pending.position)
+                changed, times = since_mark(self.db, txn, pending.position)
+                dirty = set(changed)
             else:
                 dirty, times = self._dirty | pending.stored.keys(), _spread(self._times, pending.times)
             more_entries, more = take(self.db, txn, pending.position, dirty, *times)
@@ -229,7 +239,8 @@ class Log:
                     [start], [count] = U64.unpack(key[len(prefix) :]), U64.unpack(value)
                     positions += range(start, start + count)
                     found = cursor.next()
-            return _records(self.db, txn, positions, read_base(self.db, txn))
+            base = read_base(self.db, txn)
+            return _records(self.db, txn, [position for position in positions if position > base.position], base)
 
     def first_append(self, command: str) -> tuple[Record, ...] | None:
         """The records of the first append of ``command``: what a retry of it is answered with. None if it has
@@ -287,14 +298,16 @@ class Log:
         there is none.
         """
         with self.db.read() as txn:
-            return last_until(self.db, txn, time) or read_base(self.db, txn).position
+            base = read_base(self.db, txn).position
+            return last_until(self.db, txn, time, base) or base
 
     def position_from(self, time: int) -> int:
         """The first position whose record's time is at or after ``time``; the one after the last if there is
         none.
         """
         with self.db.read() as txn:
-            return first_from(self.db, txn, time) or _last(self.db, txn)[0] + 1
+            base = read_base(self.db, txn).position
+            return first_from(self.db, txn, time, base) or _last(self.db, txn)[0] + 1
 
     # -- the whole ------------------------------------------------------------------------------------------
 
@@ -306,6 +319,35 @@ class Log:
         reached and the last one.
         """
         return verify_log(self.db, progress)
+
+    def rebase(self, segment: Segment, event_id: str, time: int, actor: Actor, command: CommandId) -> Record:
+        """Have the log begin after ``segment``, which ``compact.archive`` made, and record that: step 2 of
+        compaction.
+
+        For the appending thread only. ``clear`` deletes what is no longer seen.
+        """
+
+        def work(txn: lmdb.Transaction) -> tuple[tuple[Record, ...] | Refused | Invalid, int, int]:
+            if read_base(self.db, txn).position + 1 != segment.first:
+                raise NotInHistory(segment.first, read_base(self.db, txn).position + 1, self._position)
+            state, entries, size = rebase(self.db, txn, segment.last, segment.chain)
+            event = LogCompacted(
+                segment.first, segment.last, segment.chain.hex(), state, segment.name, segment.digest
+            )
+            append = Append((Proposed(ENGINE_STREAM, event),), (event_id,), time, actor, command)
+            self._marked, self._dirty = max(self._marked, segment.last), None
+            (answers, _, _), more_entries, more = self._write(txn, [append])
+            return answers[0], entries + more_entries, size + more
+
+        answer = self._commit(work)
+        self._load()
+        if not isinstance(answer, tuple):
+            raise answer
+        return answer[0]
+
+    def clear(self) -> bool:
+        """Delete some of what was compacted away; whether there may be more. For the appending thread only."""
+        return self._commit(lambda txn: clear(self.db, txn))
 
     def rebuild(self, progress: Progress | None = None) -> None:
         """Make every table but the log's own again, in one transaction. For the appending thread only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import lmdb
@@ -15,7 +15,7 @@ from lading.storage.database import Database
 from lading.storage.keys import U64, view_key
 from lading.storage.snapshots import Mark, find_mark, past_states, state_then
 
-__all__ = ["Past", "fold_past", "since_mark"]
+__all__ = ["Past", "changes_between", "fold_past", "since_mark"]
 
 S = TypeVar("S")
 
@@ -31,6 +31,7 @@ class Past:
         self.position = position
         self._db, self._mark = db, mark
         self._changed: dict[bytes, Any] = {}
+        self._touched: set[bytes] = set()
         self._txn: lmdb.Transaction | None = None
 
     def get(self, view: View[S], key: str) -> S | None:
@@ -79,19 +80,28 @@ class Past:
 
     def put(self, view: View[S], key: str, state: S) -> None:
         """Set a state while the records are folded."""
-        self._changed[view_key(view, key)] = state
+        full = view_key(view, key)
+        self._changed[full] = state
+        self._touched.add(full)
 
     def delete(self, view: View[S], key: str) -> None:
         """Forget a state while the records are folded."""
-        self._changed[view_key(view, key)] = None
+        full = view_key(view, key)
+        self._changed[full] = None
+        self._touched.add(full)
 
     def changed(self) -> dict[bytes, Any]:
         """What differs from the snapshot: key in the view table -> state, or None for one that is gone."""
         return self._changed
 
+    def touched(self) -> set[bytes]:
+        """The keys in the view table that the records of the last ``fold`` changed."""
+        return self._touched
+
     def fold(self, txn: lmdb.Transaction, records: Sequence[Record]) -> None:
         """Bring it to just after ``records``, which must be the ones that come next."""
         self._txn = txn
+        self._touched.clear()
         try:
             for record in records:
                 try:
@@ -129,16 +139,24 @@ def fold_past(db: Database, txn: lmdb.Transaction, position: int) -> Past:
     return past
 
 
-def since_mark(db: Database, txn: lmdb.Transaction, position: int) -> tuple[set[bytes], tuple[int, int]]:
-    """What changed between the last mark before ``position``, the log's last, and there: keys, and the spread
-    of times.
-    """
+def since_mark(db: Database, txn: lmdb.Transaction, position: int) -> tuple[Mapping[bytes, Any], tuple[int, int]]:
+    """What changed from the last mark before ``position`` to there; as ``changes_between``."""
     mark = find_mark(db, txn, position - 1)
-    past = Past(db, position, mark)
-    records = _records(db, txn, 0 if mark is None else mark.position, position)
+    return changes_between(db, txn, 0 if mark is None else mark.position, position)
+
+
+def changes_between(
+    db: Database, txn: lmdb.Transaction, after: int, until: int
+) -> tuple[Mapping[bytes, Any], tuple[int, int]]:
+    """What the records past ``after``, up to ``until``, changed, and the spread of their times.
+
+    As keys in the view table and their states at ``until``, None for one that is gone.
+    """
+    past = fold_past(db, txn, after)
+    records = _records(db, txn, after, until)
     past.fold(txn, records)
     times = [record.time for record in records]
-    return set(past.changed()), (min(times), max(times))
+    return {key: past.changed()[key] for key in past.touched()}, (min(times), max(times))
 
 
 def _records(db: Database, txn: lmdb.Transaction, after: int, until: int) -> list[Record]:

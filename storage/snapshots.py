@@ -16,6 +16,7 @@ compacted, the snapshot at its base stands for the records that are gone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 
@@ -37,6 +38,7 @@ __all__ = [
     "marks",
     "past_states",
     "put_mark",
+    "state_digest",
     "state_then",
     "take",
     "takes_all",
@@ -80,6 +82,14 @@ def take(
     so_far = len(entries) + (0 if full or before is None else before.entries)
     put_mark(db, txn, Mark(position, epoch, so_far, oldest, newest))
     return len(entries) + 1, sum(len(key) + len(value) for key, value in entries)
+
+
+def state_digest(states: Iterable[tuple[bytes, bytes]]) -> str:
+    """The sha256 (hexadecimal) over states, in the order of their keys: what ``LogCompacted.state`` says."""
+    sha = hashlib.sha256()
+    for key, value in states:
+        sha.update(b"%d:%b%d:%b" % (len(key), key, len(value), value))
+    return sha.hexdigest()
 
 
 def takes_all(before: Mark, live: int) -> bool:
@@ -187,12 +197,12 @@ def _mark(key: bytes, value: bytes) -> Mark:
 # -- instants -------------------------------------------------------------------------------------------
 
 
-def last_until(db: Database, txn: lmdb.Transaction, time: int) -> int:
-    """The last position whose record's time is at or before ``time``; 0 if there is none in the log."""
+def last_until(db: Database, txn: lmdb.Transaction, time: int, base: int) -> int:
+    """The last position past ``base`` whose record's time is at or before ``time``; 0 if there is none."""
     known = marks(db, txn)
     end: int | None = None
     for number in range(len(known), -1, -1):
-        start = known[number - 1].position if number else 0
+        start = known[number - 1].position if number else base
         if number == len(known) or known[number].oldest <= time:
             found = 0
             for position, stored in _between(db, txn, start, end):
@@ -204,9 +214,9 @@ def last_until(db: Database, txn: lmdb.Transaction, time: int) -> int:
     return 0
 
 
-def first_from(db: Database, txn: lmdb.Transaction, time: int) -> int:
-    """The first position whose record's time is at or after ``time``; 0 if there is none in the log."""
-    start = 0
+def first_from(db: Database, txn: lmdb.Transaction, time: int, base: int) -> int:
+    """The first position past ``base`` whose record's time is at or after ``time``; 0 if there is none."""
+    start = base
     for mark in marks(db, txn):
         if mark.newest >= time:
             for position, stored in _between(db, txn, start, mark.position):

@@ -74,7 +74,7 @@ class _Check:
         self.base = read_base(db, txn)
         self.fold = Fold.from_base(db, txn, self.base, VIEWS)
         self._marks: dict[int, Mark] = {}
-        self._snapshots = self._entries = self._commands = 0
+        self._in_epoch = self._snapshots = self._entries = self._commands = 0
         self._kinds: set[str] = set()
         self._left_of_command = 0
         self._compacted: LogCompacted | None = None
@@ -83,10 +83,14 @@ class _Check:
 
     def _at_base(self, txn: lmdb.Transaction) -> None:
         mark = find_mark(self.db, txn, self.base.position)
-        if mark is None or not mark.position == mark.epoch == self.base.position:
-            raise StoreCorrupt(self.base.position, "the snapshot that the compacted records led to is missing")
+        states = sum(1 for _ in self.fold.views.items())
+        if mark != Mark(self.base.position, self.base.position, states, 0, 0):
+            raise StoreCorrupt(
+                self.base.position, "the snapshot that the compacted records led to is missing, or is another"
+            )
         self._base_state = self.fold.digest()
-        self._entries += sum(1 for _ in self.fold.views.items())
+        self._entries += states
+        self._in_epoch = states
         self._snapshots += 1
 
     def look_ahead(self, txn: lmdb.Transaction) -> None:
@@ -131,7 +135,9 @@ class _Check:
         if mark.epoch == mark.position:
             everything = dict(self.fold.encoded())
             changed = {**dict.fromkeys(changed), **everything}
+            self._in_epoch = 0
         table = self.db.tables["past"]
+        before = self._entries
         for key, value in changed.items():
             found = txn.get(past_key(mark.epoch, key, mark.position), db=table)
             if found is None and value is None:
@@ -143,6 +149,9 @@ class _Check:
             raise StoreCorrupt(
                 where, f"the snapshot there has another {key!r} than the log gives; rebuild the views"
             )
+        self._in_epoch += self._entries - before
+        if mark.entries != self._in_epoch:
+            raise StoreCorrupt(where, "the mark there counts other entries than there are; rebuild the views")
         self._snapshots += 1
 
     def finish(self, txn: lmdb.Transaction) -> Verified:
@@ -154,14 +163,20 @@ class _Check:
             name: txn.stat(db.tables[name])["entries"] for name in ("log", "stream", "command", "past", "mark")
         }
         records = last - self.base.position
-        if counts["log"] != records:
+        if counts["log"] != records + _left_over(db, txn, "log", self.base):
             raise StoreCorrupt(last + 1, "the log has records that are not in its order")
         old = sum(1 for _ in _old_heads(db, txn, self.base)) if self.base.position else 0
         if counts["stream"] != records + old:
             raise StoreCorrupt(last + 1, "the index of streams names records that the log has not")
-        if counts["command"] != self._commands:
+        old_commands = 0
+        if self.base.position:
+            with txn.cursor(db=db.tables["command"]) as cursor:
+                old_commands = sum(U64.unpack(key[-U64.size :])[0] <= self.base.position for key, _ in cursor)
+        if counts["command"] != self._commands + old_commands:
             raise StoreCorrupt(last + 1, "the index of commands names records that the log has not")
-        if counts["mark"] != self._snapshots or counts["past"] != self._entries:
+        if counts["mark"] != self._snapshots or counts["past"] != self._entries + _left_over(
+            db, txn, "past", self.base
+        ):
             raise StoreCorrupt(last, "there are snapshots which no record led to; rebuild the views")
         self._check_views(txn)
         if set(read_kinds(db, txn)) - SCHEMAS.keys() or self._kinds - read_kinds(db, txn).keys():
@@ -189,6 +204,18 @@ class _Check:
 def _last(db: Database, txn: lmdb.Transaction) -> int:
     with txn.cursor(db=db.tables["log"]) as cursor:
         return U64.unpack(cursor.key())[0] if cursor.last() else 0
+
+
+def _left_over(db: Database, txn: lmdb.Transaction, table: str, base: Base) -> int:
+    """How many entries of ``table`` are from before the base: not seen any more, and not deleted yet."""
+    limit = base.position + 1 if table == "log" else base.position
+    count = 0
+    with txn.cursor(db=db.tables[table]) as cursor:
+        found = cursor.first()
+        while found and U64.unpack_from(cursor.key())[0] < limit:
+            count += 1
+            found = cursor.next()
+    return count
 
 
 def _old_heads(db: Database, txn: lmdb.Transaction, base: Base) -> list[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,7 +16,7 @@ from lading.storage.database import Database
 from lading.storage.keys import U64, view_key
 from lading.storage.memory import MemoryViews
 from lading.storage.meta import Base
-from lading.storage.snapshots import Mark, past_states
+from lading.storage.snapshots import Mark, past_states, state_digest
 
 __all__ = ["Fold", "Progress", "read_page"]
 
@@ -83,10 +82,7 @@ class Fold:
         """The sha256 (hexadecimal) over every state, in the order of the keys: what ``LogCompacted.state``
         says.
         """
-        sha = hashlib.sha256()
-        for key, value in sorted(self.encoded()):
-            sha.update(b"%d:%b%d:%b" % (len(key), key, len(value), value))
-        return sha.hexdigest()
+        return state_digest(sorted(self.encoded()))
 
     # -- a Views, that notes what is changed ----------------------------------------------------------------
 

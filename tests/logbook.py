@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import lmdb
 
-from lading.events.container import Created, Removed, RemoveRequested, Renamed, StartRequested
+from lading.events.container import Created, Removed, RemoveRequested, Renamed, StartFailed, StartRequested
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.errors import Refused
 from lading.events.ids import CommandId, container_stream, tag_stream
 from lading.events.image import LayerAdded, Tagged
 from lading.events.spec import ContainerSpec
 from lading.events.store import ENGINE_STREAM, StoreCreated
+from lading.events.views import CONTAINERS, VIEWS
 from lading.storage.log import Append, Log
 
 IMAGE = "sha256:" + "1" * 64
@@ -81,3 +84,36 @@ def grown(log: Log) -> Log:
     )
     told(log, does(3, Removed("name3")), Proposed(tag_stream("t"), Tagged("t", IMAGE, "")), layer(1))
     return log
+
+
+def append(log: Log, *events: Proposed, time: int) -> None:
+    ids = tuple(f"{number:032x}" for number in range(len(events)))
+    (answer,) = log.append([Append(events, ids, time, ACTOR, CommandId(f"{log.position:032x}"))])
+    assert not isinstance(answer, Refused), answer
+
+
+def busy(log: Log, steps: int, seed: int = 1, reopen: Any = None) -> Iterator[Log]:
+    """A log in which containers come and go, each step at its own time; yields the log after each."""
+    chance = random.Random(seed)
+    alive: list[int] = []
+    number = 0
+    append(log, BORN, time=1)
+    for step in range(steps):
+        if alive and chance.random() < 0.45:
+            gone = alive.pop(chance.randrange(len(alive)))
+            append(log, does(gone, RemoveRequested(False)), does(gone, Removed(f"name{gone}")), time=10 * step)
+        elif alive and chance.random() < 0.3:
+            again = chance.choice(alive)
+            run = log.at(log.position).get(CONTAINERS, cid(again)).run + 1  # type: ignore[union-attr]
+            append(log, does(again, StartRequested(run)), does(again, StartFailed(run, 127, "no")), time=10 * step)
+        else:
+            number += 1
+            alive.append(number)
+            append(log, made(number), time=10 * step)
+        if reopen is not None and chance.random() < 0.2:
+            log = reopen(log)
+        yield log
+
+
+def everything(reader: Any) -> dict[str, list[tuple[str, Any]]]:
+    return {view.name: reader.scan(view) for view in VIEWS}

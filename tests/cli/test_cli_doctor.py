@@ -65,9 +65,9 @@ def test_a_store_is_told_with_its_owner_and_records(fresh: Cli) -> None:
             checks.update({check["name"]: check for check in json.loads(done.stdout)["checks"]})
 
     trio.run(live)
-    assert checks["store"]["found"] == f"format 1, 1 records, owned by process {os.getpid()}"
+    assert checks["store"]["found"] == f"format 2, 1 records, owned by process {os.getpid()}"
     after = {check.name: check for check in examine(place_of(root))}
-    assert after["store"].found == "format 1, 1 records, owned by nobody now"
+    assert after["store"].found == "format 2, 1 records, owned by nobody now"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,15 @@ from typing import Any
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from logbook import ACTOR, BORN, cid, does, dump, made, told
+from logbook import BORN, append, busy, dump, everything, made, told
 from strategies import histories
 
-from lading.events.container import Removed, RemoveRequested, StartFailed, StartRequested
 from lading.events.envelope import Proposed
-from lading.events.errors import NotInHistory, Refused
-from lading.events.ids import CommandId
+from lading.events.errors import NotInHistory
 from lading.events.views import CONTAINERS, VIEWS, project
 from lading.storage import snapshots
 from lading.storage.environment import open_log
-from lading.storage.log import Append, Log
+from lading.storage.log import Log
 from lading.storage.memory import MemoryViews
 
 EVERY = 7
@@ -33,39 +29,6 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("snapshots", "log", "rebuild"):
         monkeypatch.setattr(f"lading.storage.{name}.EVERY", EVERY)
     monkeypatch.setattr(snapshots, "_SMALL", 20)
-
-
-def append(log: Log, *events: Proposed, time: int) -> None:
-    ids = tuple(f"{number:032x}" for number in range(len(events)))
-    (answer,) = log.append([Append(events, ids, time, ACTOR, CommandId(f"{log.position:032x}"))])
-    assert not isinstance(answer, Refused), answer
-
-
-def busy(log: Log, steps: int, seed: int = 1, reopen: Any = None) -> Iterator[Log]:
-    """A log in which containers come and go, each step at its own time; yields the log after each."""
-    chance = random.Random(seed)
-    alive: list[int] = []
-    number = 0
-    append(log, BORN, time=1)
-    for step in range(steps):
-        if alive and chance.random() < 0.45:
-            gone = alive.pop(chance.randrange(len(alive)))
-            append(log, does(gone, RemoveRequested(False)), does(gone, Removed(f"name{gone}")), time=10 * step)
-        elif alive and chance.random() < 0.3:
-            again = chance.choice(alive)
-            run = log.at(log.position).get(CONTAINERS, cid(again)).run + 1  # type: ignore[union-attr]
-            append(log, does(again, StartRequested(run)), does(again, StartFailed(run, 127, "no")), time=10 * step)
-        else:
-            number += 1
-            alive.append(number)
-            append(log, made(number), time=10 * step)
-        if reopen is not None and chance.random() < 0.2:
-            log = reopen(log)
-        yield log
-
-
-def everything(reader: Any) -> dict[str, list[tuple[str, Any]]]:
-    return {view.name: reader.scan(view) for view in VIEWS}
 
 
 def folded(log: Log, position: int) -> dict[str, list[tuple[str, Any]]]:
