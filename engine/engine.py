@@ -12,7 +12,7 @@ from typing import Literal
 import trio
 
 from lading.engine.containers import Containers
-from lading.engine.core import Core, new_caller
+from lading.engine.core import Caller, Core, new_caller
 from lading.engine.follow import History
 from lading.engine.images import Images
 from lading.engine.journal import Journal, open_journal
@@ -22,10 +22,12 @@ from lading.engine.oci import Host
 from lading.engine.queries import PastEngine, past_engine, resolve_moment
 from lading.engine.recovery import recover_store
 from lading.engine.release import release
+from lading.engine.retention import clear_compacted, compact
 from lading.engine.runtime import cgroup_of
 from lading.engine.trash import Trash
+from lading.events.compaction import LogCompacted
 from lading.events.container import LIVE
-from lading.events.envelope import Proposed
+from lading.events.envelope import Actor, Proposed
 from lading.events.errors import HostError, LadingError
 from lading.events.store import ENGINE_STREAM, StoreCreated
 from lading.events.views import CONTAINERS
@@ -67,6 +69,21 @@ class Engine:
         position = resolve_moment(log, when, self.core.journal.clock())
         return await trio.to_thread.run_sync(past_engine, log, position)
 
+    async def compact(
+        self, before: int | str | datetime, *, actor: Actor | None = None, caller: Caller | None = None
+    ) -> LogCompacted:
+        """Move the history up to ``before`` (as in ``at``) into an archive segment, and go on with the rest.
+
+        What the old records led to stays, and so does every query; ``at`` before that moment, and following
+        from there, is refused from now on. The segment is in ``ROOT/archive``, from where it may be moved:
+        ``lading verify --archive`` and ``lading import-log`` read it. Where an append would be cut in two, a
+        little less is moved. A cancel leaves the history whole, here or there. Raises ``Invalid``,
+        ``NotInHistory``, ``StoreCorrupt`` and ``HostError``.
+        """
+        core = self.core
+        last = resolve_moment(core.log, before, core.journal.clock())
+        return await compact(core, self.store.identity, last, caller or new_caller(actor=actor))
+
 
 @asynccontextmanager
 async def open_engine(
@@ -101,6 +118,8 @@ async def open_engine(
                 core.wanted_runtime = runtime
                 engine = Engine(core, store)
                 nursery.start_soon(trash.run)
+                if store.log.first > 1:
+                    nursery.start_soon(clear_compacted, core)
                 await recover_store(core, engine.containers)
                 try:
                     yield engine

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar, cast
 
 import attrs
 import trio
@@ -23,6 +24,8 @@ from lading.events.ids import CommandId
 from lading.storage.log import Append, Log
 
 __all__ = ["Journal", "open_journal"]
+
+T = TypeVar("T")
 
 _MOST = 1024
 """Appends in one transaction; more wait for the next, which bounds the time to an answer."""
@@ -35,14 +38,24 @@ class _Waiting:
     answer: tuple[Record, ...] | LadingError | None = None
 
 
+@attrs.define(eq=False)
+class _Call:
+    """Work of another kind for the writer thread."""
+
+    work: Callable[[], object]
+    done: trio.Event
+    result: object = None
+    error: BaseException | None = None
+
+
 class Journal:
     """Appends to the log, and tells who waits that it has grown. Use ``open_journal``."""
 
     def __init__(self, log: Log, clock: Callable[[], int], new_id: Callable[[], str]) -> None:
         self.log = log
         self.clock = clock
-        self._new_id = new_id
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self.new_id = new_id
+        self._queue: queue.SimpleQueue[_Waiting | _Call | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._moved = trio.Event()
         self._finished = trio.Event()
@@ -76,7 +89,7 @@ class Journal:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
             raise EngineClosed
-        ids = tuple(self._new_id() for _ in events)
+        ids = tuple(self.new_id() for _ in events)
         append = Append(tuple(events), ids, self.clock(), actor, command, cause, once)
         waiting = _Waiting(append, trio.Event())
         self._queue.put(waiting)
@@ -86,6 +99,23 @@ class Journal:
             raise waiting.answer
         assert waiting.answer is not None
         return waiting.answer
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """``work`` in the writer thread, between two commits: for what else writes to the log. Carried out if
+        cancelled.
+
+        Raises what ``work`` raises, and ``EngineClosed``.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed:
+            raise EngineClosed
+        call = _Call(work, trio.Event())
+        self._queue.put(call)
+        with trio.CancelScope(shield=True):
+            await call.done.wait()
+        if call.error is not None:
+            raise call.error
+        return cast("T", call.result)
 
     async def wait_past(self, position: int) -> None:
         """Return once the log goes past ``position``; ``EngineClosed`` when it never will."""
@@ -100,9 +130,13 @@ class Journal:
         while not stop:
             item = self._queue.get()
             batch: list[_Waiting] = []
+            call: _Call | None = None
             while True:
                 if item is None:
                     stop = True
+                    break
+                if isinstance(item, _Call):
+                    call = item
                     break
                 batch.append(item)
                 if len(batch) == _MOST:
@@ -113,6 +147,8 @@ class Journal:
                     break
             if batch:
                 self._commit(batch)
+            if call is not None:
+                self._do(call)
         self._token.run_sync_soon(self._finished.set)
 
     def _commit(self, batch: list[_Waiting]) -> None:
@@ -130,6 +166,17 @@ class Journal:
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.answer = answer
         self._token.run_sync_soon(self._deliver, batch)
+
+    def _do(self, call: _Call) -> None:
+        try:
+            call.result = call.work()
+        except BaseException as error:
+            call.error = error
+        self._token.run_sync_soon(self._done, call)
+
+    def _done(self, call: _Call) -> None:
+        call.done.set()
+        self._deliver([])
 
     def _deliver(self, batch: list[_Waiting]) -> None:
         for waiting in batch:

@@ -9,6 +9,7 @@
         blobs/sha256/<hex>    contents by digest
         layers/<hex>/         unpacked read-only layers by chain id
         containers/<id>/      upper, work: the writable layer; output: what it printed; exit: how it ended
+        archive/              the records that were compacted away, a file for each segment (storage/compact)
         skeleton/             the lowest layer of every container: what runtimes mount over
         staging/<random>/     what is being made; nothing here is in the log
         trash/<random>/       what is being deleted; nothing here is in the log any more
@@ -80,6 +81,11 @@ class Paths:
     def trash(self) -> Path:
         """What is being deleted."""
         return self.root / "trash"
+
+    @property
+    def archive(self) -> Path:
+        """The segments of the log that were compacted away."""
+        return self.root / "archive"
 
     @property
     def skeleton(self) -> Path:
