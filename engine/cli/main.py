@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from lading.engine.cli import containers as cli_containers
+from lading.engine.cli import df as cli_df
+from lading.engine.cli import diff as cli_diff
 from lading.engine.cli import doctor as cli_doctor
 from lading.engine.cli import images as cli_images
 from lading.engine.cli import log as cli_log
@@ -104,6 +106,8 @@ for _command in (
     *cli_containers.COMMANDS,
     *cli_images.COMMANDS,
     *cli_log.COMMANDS,
+    *cli_diff.COMMANDS,
+    *cli_df.COMMANDS,
     *cli_doctor.COMMANDS,
     *cli_serve.COMMANDS,
 ):
