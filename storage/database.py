@@ -19,7 +19,7 @@ import lmdb
 from lading.events.errors import EngineClosed, StoreBroken, StoreCorrupt
 from lading.storage.keys import TABLES
 
-__all__ = ["Database", "open_database"]
+__all__ = ["Database", "open_database", "why_failed"]
 
 T = TypeVar("T")
 
@@ -103,10 +103,14 @@ class Database:
     # -- the environment ------------------------------------------------------------------------------------
 
     def make_tables(self, create: bool, only: Sequence[str] = TABLES) -> None:
-        """Open the tables called ``only``, with ``create`` making those that are missing."""
+        """Open the tables called ``only``, with ``create`` making those that are missing, in one transaction."""
         env = self._enter()
         try:
-            self.tables = {name: env.open_db(name.encode(), create=create) for name in only}
+            if create:
+                with env.begin(write=True) as txn:
+                    self.tables = {name: env.open_db(name.encode(), txn=txn) for name in only}
+            else:
+                self.tables = {name: env.open_db(name.encode(), create=False) for name in only}
         finally:
             self._leave()
 
@@ -133,16 +137,6 @@ class Database:
             self._closed_gate(reopen)
         except (lmdb.Error, OSError) as error:
             self._why = str(error)
-
-    def why(self, error: lmdb.Error) -> str:
-        """What made a write fail, in words. LMDB says "Input/output error" for a write cut short by a full
-        disk.
-        """
-        with contextlib.suppress(OSError):
-            room = os.statvfs(self.path)
-            if room.f_bavail * room.f_frsize < _ROOM:
-                return f"no space left on the disk of {self.path} ({error}); make room, then open the store again"
-        return f"{error}; see what the kernel says of the disk of {self.path}, then open the store again"
 
     def close(self) -> None:
         """Close the environment. Every use of it raises ``EngineClosed`` after. Idempotent."""
@@ -215,6 +209,15 @@ class Database:
             file = self.path / "data.mdb"
             if os.path.getsize(file) < self._length:
                 os.truncate(file, self._length)
+
+
+def why_failed(path: Path, error: lmdb.Error) -> str:
+    """What made a write fail, in words. LMDB says "Input/output error" for a write that a full disk cut short."""
+    with contextlib.suppress(OSError):
+        room = os.statvfs(path)
+        if room.f_bavail * room.f_frsize < _ROOM:
+            return f"no space left on the disk of {path} ({error}); make room, then open the store again"
+    return f"{error}; see what the kernel says of the disk of {path}, then open the store again"
 
 
 def open_database(path: Path, readonly: bool, create: bool) -> Database:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 
-from lading.events.errors import HostError, StoreCorrupt, StoreNewer
-from lading.storage.database import Database, open_database
+from lading.events.errors import HostError, StoreBroken, StoreCorrupt, StoreNewer
+from lading.storage.database import Database, open_database, why_failed
 from lading.storage.log import Log
 from lading.storage.meta import check_kinds, view_schemas
 from lading.storage.walk import Progress
@@ -32,9 +33,10 @@ def open_log(path: Path, store: str = "", readonly: bool = False, progress: Prog
     What is made from the records is made again when this release makes it otherwise, in one transaction (a crash
     leaves it as it was); ``progress`` is called meanwhile. Readers whose process died are cleared away.
 
-    Raises ``StoreNewer`` for a store of a newer format, and, to write, for one with events that this release
-    doesn't know; and ``StoreCorrupt`` for files that LMDB could crash on: a page file that is shorter than its
-    meta pages say would end the process with SIGBUS, so it is checked before it is mapped.
+    Raises ``StoreBroken`` if the disk refuses that, ``StoreNewer`` for a store of a newer format, and, to
+    write, for one with events that this release doesn't know; and ``StoreCorrupt`` for files that LMDB could
+    crash on: a page file that is shorter than its meta pages say would end the process with SIGBUS, so it is
+    checked before it is mapped.
     """
     data = path / "data.mdb"
     fresh = not data.exists()
@@ -45,20 +47,31 @@ def open_log(path: Path, store: str = "", readonly: bool = False, progress: Prog
     try:
         db = open_database(path, readonly, create=fresh)
     except lmdb.Error as error:
+        if fresh:
+            raise StoreBroken(why_failed(path, error)) from error
         raise StoreCorrupt(0, f"{data} is not a log: {error}") from error
     try:
         db.clear_readers()
         if fresh:
             os.truncate(data, _EMPTY)
             db.make_tables(create=True)
-            db.write(lambda txn: _begin(db, txn, store))
+            _written(db, lambda txn: _begin(db, txn, store))
             return Log(db)
         return _open_old(db, path, progress)
     except BaseException as error:
         db.close()
+        if isinstance(error, lmdb.Error) and fresh:
+            raise StoreBroken(why_failed(path, error)) from error
         if isinstance(error, lmdb.Error):
             raise StoreCorrupt(0, f"{data} can't be read: {error}; {_RESTORE}") from error
         raise
+
+
+def _written(db: Database, work: Callable[[lmdb.Transaction], tuple[None, int, int]]) -> None:
+    try:
+        db.write(work)
+    except lmdb.Error as error:
+        raise StoreBroken(why_failed(db.path, error)) from error
 
 
 def _begin(db: Database, txn: lmdb.Transaction, store: str) -> tuple[None, int, int]:
@@ -84,7 +97,7 @@ def _open_old(db: Database, path: Path, progress: Progress | None) -> Log:
     log = Log(db)
     if stale:
         log.rebuild(progress)
-        db.write(lambda txn: _now_current(db, txn))
+        _written(db, lambda txn: _now_current(db, txn))
     return log
 
 

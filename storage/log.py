@@ -24,7 +24,7 @@ from lading.events.ids import CommandId
 from lading.events.store import ENGINE_STREAM
 from lading.events.views import View
 from lading.storage.compact import Segment, clear, rebase
-from lading.storage.database import Database
+from lading.storage.database import Database, why_failed
 from lading.storage.draft import Append, Draft, Pending, decoded, first_append
 from lading.storage.keys import U64, command_key, stream_key, view_key
 from lading.storage.meta import Base, read_base, read_kinds
@@ -66,6 +66,12 @@ class Log:
     def path(self) -> Path:
         """The directory of the LMDB environment."""
         return self.db.path
+
+    @property
+    def store(self) -> str:
+        """The identity of the store that the log was made for."""
+        with self.db.read() as txn:
+            return bytes(txn.get(b"store", b"", db=self.db.tables["meta"])).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Close the environment. Every method raises ``EngineClosed`` after."""
@@ -112,7 +118,7 @@ class Log:
             if not isinstance(error, lmdb.Error):
                 self._broken = f"{type(error).__name__}: {error}"
                 raise
-            self._broken = self.db.why(error)
+            self._broken = why_failed(self.path, error)
             self.db.reopen_to_read()
             raise StoreBroken(self._broken) from error
 
@@ -351,7 +357,7 @@ class Log:
 
     def rebuild(self, progress: Progress | None = None) -> None:
         """Make every table but the log's own again, in one transaction. For the appending thread only."""
-        rebuild(self.db, progress)
+        self._commit(lambda txn: rebuild(self.db, txn, progress))
         self._load()
 
 

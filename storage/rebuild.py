@@ -19,16 +19,12 @@ __all__ = ["rebuild"]
 _PAGE = 4096
 
 
-def rebuild(db: Database, progress: Progress | None = None) -> None:
+def rebuild(db: Database, txn: lmdb.Transaction, progress: Progress | None = None) -> tuple[None, int, int]:
     """Drop every table but the log's own and fold the log again, in one transaction.
 
     What stands for compacted records is kept: the snapshot at the base and the last entry of each stream before
     it. A crash leaves what was there before. Raises ``StoreCorrupt`` for a record that can't be read.
     """
-    db.write(lambda txn: _rebuild(db, txn, progress))
-
-
-def _rebuild(db: Database, txn: lmdb.Transaction, progress: Progress | None) -> tuple[None, int, int]:
     base = read_base(db, txn)
     maker = _Maker(db, txn, base)
     with txn.cursor(db=db.tables["log"]) as cursor:

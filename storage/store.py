@@ -168,8 +168,14 @@ def read_log(root: Path) -> Log:
     """The log of the store at ``root``, to read only; its owner may be running. ``HostError`` if there is none."""
     if not (root / "store.json").exists():
         raise HostError("read the log of", os.fspath(root), 2, "no store is there; name one with --root")
-    _identity(root / "store.json")
-    return open_log(root / "log", readonly=True)
+    return _its_own(root, _identity(root / "store.json"), open_log(root / "log", readonly=True))
+
+
+def _its_own(root: Path, identity: str, log: Log) -> Log:
+    if log.store != identity:
+        log.close()
+        raise StoreCorrupt(0, f"the log in {root} is not this store's: restore log and store.json from one backup")
+    return log
 
 
 def _own(root: Path) -> int:
@@ -201,7 +207,7 @@ def _open_owned(root: Path, lock: int) -> Store:
         identity = _identity(marker)
         if not (paths.log / "data.mdb").exists() or (paths.log / "data.mdb").stat().st_size == 0:
             raise StoreCorrupt(0, f"the store at {root} has lost its log; restore log/data.mdb from a backup")
-        return Store(paths, open_log(paths.log), identity, lock, created=False)
+        return Store(paths, _its_own(root, identity, open_log(paths.log)), identity, lock, created=False)
     # Without an identity no record was ever acknowledged: start over.
     for left in ("data.mdb", "lock.mdb"):
         (paths.log / left).unlink(missing_ok=True)

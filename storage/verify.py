@@ -50,10 +50,27 @@ def verify_log(
     """
     with db.read() as txn:
         check = _Check(db, txn)
+    try:
+        return _walk(db, check, progress, watch)
+    except StoreCorrupt as error:
+        if error.position:
+            raise
+        # A page that LMDB can't make sense of: told by how far the walk came.
+        raise StoreCorrupt(check.fold.position + 1, error.why) from error
+
+
+def _walk(
+    db: Database,
+    check: _Check,
+    progress: Progress | None,
+    watch: Callable[[Record], None] | None,
+) -> Verified:
     while True:
         with db.read() as txn:
             if read_base(db, txn) != check.base:
-                raise StoreCorrupt(0, "the log was compacted while it was verified; verify it again")
+                raise StoreCorrupt(
+                    check.base.position, "the log was compacted while it was verified; verify it again"
+                )
             last = _last(db, txn) or check.base.position
             check.look_ahead(txn)
             for record in read_page(db, txn, check.fold.position, check.fold.chain, _PAGE):
