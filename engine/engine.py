@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -91,13 +91,16 @@ async def open_engine(
     *,
     on_exit: Literal["leave", "stop"] = "leave",
     runtime: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> AsyncIterator[Engine]:
     """Own the store at ``root`` (made if it isn't there) and run its containers.
 
     On entering, the log is brought to agree with the host: running containers are adopted, ended ones get their
     exit status, orphans are deleted. On leaving, however that comes, everything acknowledged is on disk and the
     containers go on (``on_exit="leave"``) or are stopped (``"stop"``; then they stop even if this process is
-    killed). ``runtime``: crun or runc, where not the first that works is wanted.
+    killed). ``runtime``: crun or runc, where not the first that works is wanted. ``progress`` is called with
+    the position reached and the last one while the views are made again, once for each release that makes them
+    otherwise.
 
     Raises ``InUse`` when another process owns the store, ``StoreNewer``, ``StoreCorrupt``, and ``HostError`` with
     a hint when the host can't do it. A supervisor that can't write the log ends the block with ``StoreBroken``.
@@ -106,7 +109,7 @@ async def open_engine(
         raise HostError("open the engine at", os.fspath(root), 1, "run it as root: mounts and namespaces need it")
     if on_exit not in ("leave", "stop"):
         raise ValueError(f"on_exit is 'leave' or 'stop', not {on_exit!r}")
-    store = open_store(Path(root))
+    store = await trio.to_thread.run_sync(open_store, Path(root), _from_thread(progress))
     try:
         mount_run(store.paths.run)
         async with open_journal(store.log) as journal:
@@ -131,6 +134,11 @@ async def open_engine(
             _tidy(store)
         finally:
             store.close()
+
+
+def _from_thread(progress: Callable[[int, int], None] | None) -> Callable[[int, int], None] | None:
+    """``progress``, to be called from a worker thread."""
+    return None if progress is None else lambda at, of: trio.from_thread.run_sync(progress, at, of)
 
 
 async def _begin(store: Store, journal: Journal) -> None:

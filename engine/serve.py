@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import trio
 
@@ -20,12 +20,17 @@ _LOOK = 1.0
 """Seconds between two looks at whether anybody is there, at most."""
 
 
-async def serve(root: str | os.PathLike[str], socket: str | os.PathLike[str], idle: float | None = None) -> None:
+async def serve(
+    root: str | os.PathLike[str],
+    socket: str | os.PathLike[str],
+    idle: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Own the store at ``root`` and serve its API at ``socket``, until SIGTERM or SIGINT.
 
     The socket is there once recovery is done: who can connect sees the truth. Ending leaves the containers
     running, for the next one to adopt. With ``idle``, it also ends by itself when for so many seconds no
-    container was running or being changed and no connection was open.
+    container was running or being changed and no connection was open. ``progress`` as for ``open_engine``.
 
     Raises what ``open_engine`` raises, and ``InUse``, ``Invalid`` or ``HostError`` when there can be no socket.
     """
@@ -33,7 +38,7 @@ async def serve(root: str | os.PathLike[str], socket: str | os.PathLike[str], id
         async with open_bare_nursery() as nursery:
             ending = _Ending(nursery.cancel_scope)
             nursery.start_soon(ending.watch, signals)
-            async with open_engine(root) as engine:
+            async with open_engine(root, progress=progress) as engine:
                 # From here on a signal only ends the serving, so that the engine closes as after a day's work.
                 with ending.scope_of_work():
                     door = _Door(listen_unix(socket, mode=0o600))

@@ -39,6 +39,7 @@ from lading.events.errors import HostError, InUse, StoreCorrupt, StoreNewer
 from lading.storage.environment import FORMAT, open_log
 from lading.storage.log import Log
 from lading.storage.skeleton import make_skeleton
+from lading.storage.walk import Progress
 
 __all__ = ["Paths", "Store", "open_store", "read_log"]
 
@@ -144,11 +145,12 @@ def locate(root: Path) -> Paths:
     return Paths(root, _RUN / name)
 
 
-def open_store(root: Path) -> Store:
+def open_store(root: Path, progress: Progress | None = None) -> Store:
     """Own the store at ``root``, which is made if it isn't there (its parent must be).
 
-    Raises ``InUse`` if another process owns it, ``StoreNewer``, ``StoreCorrupt``, ``HostError``. A crash at
-    any point leaves a directory that opens: the identity file comes last, and without it there is no log.
+    Raises ``InUse`` if another process owns it, ``StoreNewer``, ``StoreCorrupt``, ``HostError``. A crash at any
+    point leaves a directory that opens: the identity file comes last, and without it there is no log.
+    ``progress`` is called while the views are made again for this release.
     """
     try:
         root.mkdir(mode=0o700, exist_ok=True)
@@ -158,7 +160,7 @@ def open_store(root: Path) -> Store:
     except OSError as error:
         raise HostError("open the store at", os.fspath(root), error.errno or 0, "choose another root") from error
     try:
-        return _open_owned(root, lock)
+        return _open_owned(root, lock, progress)
     except BaseException:
         os.close(lock)
         raise
@@ -193,7 +195,7 @@ def _own(root: Path) -> int:
     return lock
 
 
-def _open_owned(root: Path, lock: int) -> Store:
+def _open_owned(root: Path, lock: int, progress: Progress | None) -> Store:
     paths = locate(root)
     try:
         for directory in (paths.log, paths.blobs, paths.layers, paths.containers, paths.staging, paths.trash):
@@ -207,7 +209,9 @@ def _open_owned(root: Path, lock: int) -> Store:
         identity = _identity(marker)
         if not (paths.log / "data.mdb").exists() or (paths.log / "data.mdb").stat().st_size == 0:
             raise StoreCorrupt(0, f"the store at {root} has lost its log; restore log/data.mdb from a backup")
-        return Store(paths, _its_own(root, identity, open_log(paths.log)), identity, lock, created=False)
+        return Store(
+            paths, _its_own(root, identity, open_log(paths.log, progress=progress)), identity, lock, created=False
+        )
     # Without an identity no record was ever acknowledged: start over.
     for left in ("data.mdb", "lock.mdb"):
         (paths.log / left).unlink(missing_ok=True)

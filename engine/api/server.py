@@ -19,6 +19,7 @@ from lading.engine.api.containers import add_container_routes
 from lading.engine.api.events import add_event_route
 from lading.engine.api.images import add_image_routes
 from lading.engine.api.request import API_MAXIMUM, check_version
+from lading.engine.api.retention import add_retention_routes
 from lading.engine.api.streams import add_stream_routes
 from lading.engine.api.system import add_system_routes
 from lading.engine.api.waits import add_wait_route
@@ -90,6 +91,7 @@ def api_handler(engine: Engine) -> Handler:
     add_stream_routes(router, engine)
     add_wait_route(router, engine)
     add_event_route(router, engine)
+    add_retention_routes(router, engine)
     return router
 
 

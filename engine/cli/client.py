@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from lading.engine.cli.progress import is_progress
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -250,6 +252,8 @@ async def _start(place: Place) -> None:
     deadline = trio.current_time() + _PATIENCE
     try:
         while not await answers(place.socket):
+            if child is not None and child.makes_progress():
+                deadline = trio.current_time() + _PATIENCE
             if trio.current_time() > deadline:
                 raise HostError("reach an engine at", place.socket, errno.ETIMEDOUT, why)
             if not ours:
@@ -293,7 +297,7 @@ class _Child:
         with open(os.open(self.log, flags, 0o600), "ab", closefd=True) as log:
             if os.fstat(log.fileno()).st_size > _LOG_LIMIT:
                 log.truncate(0)
-            self._begin = os.fstat(log.fileno()).st_size
+            self._begin = self._seen = os.fstat(log.fileno()).st_size
             # -P: a directory called lading where the engine works must not be taken for this package.
             command = [sys.executable, "-P", "-m", "lading.engine.cli.main"]
             command += ["--root", place.root, "--socket", place.socket]
@@ -301,6 +305,16 @@ class _Child:
             self.process: subprocess.Popen[bytes] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
             )
+
+    def makes_progress(self) -> bool:
+        """Whether it has got further, since this was last asked, with what it does before it can answer."""
+        said = self.last_words() if os.path.getsize(self.log) != self._seen else ""
+        self._seen = os.path.getsize(self.log)
+        if not is_progress(said):
+            return False
+        if sys.stderr.isatty():
+            print(f"\r{said}", end="" if not said.endswith("100 %") else "\n", file=sys.stderr, flush=True)
+        return True
 
     def last_words(self) -> str:
         """The last line that it wrote, in which it says why it did not come up."""

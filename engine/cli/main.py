@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from lading.engine.cli import compact as cli_compact
 from lading.engine.cli import containers as cli_containers
 from lading.engine.cli import df as cli_df
 from lading.engine.cli import diff as cli_diff
@@ -108,6 +109,7 @@ for _command in (
     *cli_log.COMMANDS,
     *cli_diff.COMMANDS,
     *cli_df.COMMANDS,
+    *cli_compact.COMMANDS,
     *cli_doctor.COMMANDS,
     *cli_serve.COMMANDS,
 ):

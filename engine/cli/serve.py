@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lading.engine.cli.client import IN_USE, Place, answers, message_of, say_error
+from lading.engine.cli.progress import showing_progress
 
 __all__ = ["COMMANDS"]
 
@@ -58,7 +59,8 @@ async def _serve(place: Place, idle: float | None) -> None:
 
     async with open_bare_nursery() as nursery:
         nursery.start_soon(tell)
-        await serve_engine(place.root, place.socket, idle)
+        with showing_progress("making the views again") as progress:
+            await serve_engine(place.root, place.socket, idle, progress)
         nursery.cancel_scope.cancel()
 
 
