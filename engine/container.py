@@ -11,7 +11,7 @@ import trio
 from lading.engine.core import Caller, new_caller
 from lading.engine.output import OutputReader
 from lading.engine.removal import remove_container
-from lading.engine.retry import end_of_run, first_result, start_error
+from lading.engine.retry import deciding, end_of_run, first_result, start_error
 from lading.events.commands import KillContainer, RemoveContainer, RenameContainer, StartContainer, StopContainer
 from lading.events.container import (
     ContainerState,
@@ -78,10 +78,11 @@ class Container:
         """
         caller = caller or new_caller(actor=actor)
         core = self._containers.core
-        first = first_result(core, caller, StartRequested)
-        if first is None:
-            supervisor = await self._containers.begin(self.id, StartContainer(), caller)
-        else:
+        async with deciding(core, caller):
+            first = first_result(core, caller, StartRequested)
+            if first is None:
+                supervisor = await self._containers.begin(self.id, StartContainer(), caller)
+        if first is not None:
             assert isinstance(first.event, StartRequested)
             running = core.live.get(self.id)
             if running is None or running.run_number != first.event.run:
@@ -111,14 +112,17 @@ class Container:
         """
         core = self._containers.core
         caller = caller or new_caller(actor=actor)
-        if first_result(core, caller, StopRequested) is not None:
+        async with deciding(core, caller):
+            first = first_result(core, caller, StopRequested)
+            if first is None:
+                supervisor = await self._containers.supervisor(self.id)
+                await self._containers.command(self.id, StopContainer(timeout, signal), caller)
+        if first is not None:
             try:
                 return await self.wait()
             except NotFound:  # it was removed since
                 end = end_of_run(core, self.id)
                 return end.exit_code if end else None
-        supervisor = await self._containers.supervisor(self.id)
-        await self._containers.command(self.id, StopContainer(timeout, signal), caller)
         if supervisor is None:
             return None
         spec = core.state(self.id).spec
@@ -132,10 +136,12 @@ class Container:
     ) -> None:
         """Send ``signal`` to its first process. Does not wait for what comes of it."""
         caller = caller or new_caller(actor=actor)
-        if first_result(self._containers.core, caller, KillRequested) is not None:
-            return
-        supervisor = await self._containers.supervisor(self.id)
-        await self._containers.command(self.id, KillContainer(signal), caller)
+        core = self._containers.core
+        async with deciding(core, caller):
+            if first_result(core, caller, KillRequested) is not None:
+                return
+            supervisor = await self._containers.supervisor(self.id)
+            await self._containers.command(self.id, KillContainer(signal), caller)
         if supervisor is not None:
             supervisor.signal(signal_number(signal))
 
@@ -178,11 +184,14 @@ class Container:
         """
         core = self._containers.core
         caller = caller or new_caller(actor=actor)
-        if first_result(core, caller, RemoveRequested) is not None:
+        async with deciding(core, caller):
+            first = first_result(core, caller, RemoveRequested)
+            if first is None:
+                await self._containers.supervisor(self.id)
+                records = await self._containers.command(self.id, RemoveContainer(force), caller)
+        if first is not None:
             await core.wait_removed(self.id)
             return
-        await self._containers.supervisor(self.id)
-        records = await self._containers.command(self.id, RemoveContainer(force), caller)
         outcome = Outcome()
         core.nursery.start_soon(outcome.run, partial(remove_container, core, self.id, caller, records[0].position))
         await outcome.wait()
@@ -190,9 +199,10 @@ class Container:
     async def rename(self, name: str, *, actor: Actor | None = None, caller: Caller | None = None) -> None:
         """Give it another name. Raises ``AlreadyExists`` or ``Invalid``."""
         caller = caller or new_caller(actor=actor)
-        if first_result(self._containers.core, caller, Renamed) is not None:
-            return
-        await self._containers.command(self.id, RenameContainer(name), caller)
+        core = self._containers.core
+        async with deciding(core, caller):
+            if first_result(core, caller, Renamed) is None:
+                await self._containers.command(self.id, RenameContainer(name), caller)
 
 
 class Outcome:

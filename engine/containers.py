@@ -18,7 +18,7 @@ from lading.engine.output import OutputReader
 from lading.engine.queries import ContainerQueries
 from lading.engine.recipe import Recipe, make_spec
 from lading.engine.removal import remove_container
-from lading.engine.retry import end_of_run, first_result, start_error
+from lading.engine.retry import deciding, end_of_run, first_result, start_error
 from lading.engine.supervisor import Supervisor
 from lading.events.commands import (
     Command,
@@ -150,9 +150,15 @@ class Containers:
         For a retry: the container of the first try, with the supervisor of its first run while that goes on.
         """
         self.core.check_open()
-        first = first_result(self.core, caller, Created)
-        if first is not None:
-            return self._made(first)
+        async with deciding(self.core, caller):
+            first = first_result(self.core, caller, Created)
+            if first is not None:
+                return self._made(first)
+            return await self._make(recipe, name, start, caller)
+
+    async def _make(
+        self, recipe: Recipe, name: str | None, start: bool, caller: Caller
+    ) -> tuple[Container, Supervisor | None]:
         spec = make_spec(recipe, self._images.resolve(recipe.image))
         if name is not None:
             check_container_name(name)
@@ -166,7 +172,6 @@ class Containers:
                     [Proposed(stream, event, 0 if number == 0 else None) for number, event in enumerate(events)],
                     actor=caller.actor,
                     command=caller.command,
-                    once=caller.once,
                 )
                 break
             except AlreadyExists:
@@ -174,8 +179,6 @@ class Containers:
                     raise
         else:
             raise AlreadyExists("container", "(a random one)", container)
-        if records[0].stream != stream:  # the first try came in between
-            return self._made(records[0])
         supervisor = self._supervise(container, caller, records[-1]) if start else None
         return Container(self, container), supervisor
 

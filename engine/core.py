@@ -67,6 +67,7 @@ class Core:
     live: dict[str, Supervisor] = attrs.field(factory=dict)
     closing: bool = False
     wanted_runtime: str | None = None
+    retries: dict[CommandId, trio.Lock] = attrs.field(factory=dict)
     compacting: trio.Lock = attrs.field(factory=trio.Lock)
     _runtime: Runtime | None = None
     _probing: trio.Lock = attrs.field(factory=trio.Lock)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+
+import trio
 
 from lading.engine.core import Caller, Core
 from lading.events.container import Exited, StartFailed
@@ -10,7 +14,23 @@ from lading.events.envelope import Record
 from lading.events.errors import CannotStart, CommandReused
 from lading.events.ids import ContainerId, container_stream
 
-__all__ = ["end_of_run", "first_result", "start_error"]
+__all__ = ["deciding", "end_of_run", "first_result", "start_error"]
+
+
+@asynccontextmanager
+async def deciding(core: Core, caller: Caller) -> AsyncIterator[None]:
+    """Around the look for a first result and the append that is done if there is none: retries come one by one."""
+    if not caller.once:
+        yield
+        return
+    lock = core.retries.setdefault(caller.command, trio.Lock())
+    try:
+        async with lock:
+            yield
+    finally:
+        statistics = lock.statistics()
+        if not statistics.locked and not statistics.tasks_waiting:
+            core.retries.pop(caller.command, None)
 
 
 def first_result(core: Core, caller: Caller, *kinds: type[Any]) -> Record | None:
