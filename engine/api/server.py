@@ -38,6 +38,7 @@ from lading.events.errors import (
     Invalid,
     LadingError,
     NotFound,
+    NotInHistory,
     Refused,
     StoreBroken,
 )
@@ -113,7 +114,7 @@ def error_response(error: LadingError) -> Response:
 
 def _status(error: LadingError) -> int:
     match error:
-        case NotFound():
+        case NotFound() | NotInHistory():
             return 404
         case Ambiguous() | Invalid() | ImageInvalid():
             return 400
