@@ -18,7 +18,6 @@ from lading.storage import database
 from lading.storage.environment import open_log
 from lading.storage.log import Log
 
-
 HELD = 25
 """Pages that one commit sets free here: those of a state of 100 kB."""
 ALONE = 100
