@@ -19,16 +19,17 @@ import attrs
 import msgpack
 
 from lading.events import claims, compaction, container, image, store
+from lading.events.construct import constructor
 from lading.events.envelope import Actor, Record
 from lading.events.errors import StoreCorrupt
 from lading.events.facts import Event
-from lading.events.ids import CommandId
-from lading.events.shapes import from_plain, to_plain
+from lading.events.shapes import decoder, encoder, from_plain, to_plain
 
 __all__ = [
     "GENESIS",
     "RELEASES",
     "SCHEMAS",
+    "decode_event",
     "decode_record",
     "encode_record",
     "event_tag",
@@ -41,6 +42,7 @@ GENESIS = bytes(32)
 
 _CHAIN = 32
 _FORMAT = 1
+_PARTS = 12
 
 SCHEMAS: dict[str, tuple[type[Any], int]] = {
     "store.created": (store.StoreCreated, 2),
@@ -78,24 +80,8 @@ UPCASTERS: dict[tuple[str, int], Callable[[list[Any]], list[Any]]] = {
 """(tag, schema) -> how its fields become those of schema + 1."""
 
 
-@attrs.frozen
-class _Entry:
-    """A record as it is stored, checked field by field."""
-
-    form: int
-    position: int
-    stream: str
-    version: int
-    event_id: str
-    time: int
-    actor: Actor
-    command: str
-    cause: int
-    tag: str
-    schema: int
-    fields: list[Any]
-
-
+_actor = constructor(Actor)
+_record = constructor(Record)
 _TAG_OF = {cls: (tag, schema) for tag, (cls, schema) in SCHEMAS.items()}
 
 
@@ -109,7 +95,8 @@ def encode_record(record: Record, previous: bytes) -> tuple[bytes, bytes]:
 
     ``record.chain`` is not looked at: it is what this computes.
     """
-    tag, schema = _TAG_OF[type(record.event)]
+    event = record.event
+    tag, schema = _TAG_OF[type(event)]
     actor = record.actor
     body = msgpack.packb(
         (
@@ -124,7 +111,7 @@ def encode_record(record: Record, previous: bytes) -> tuple[bytes, bytes]:
             record.cause,
             tag,
             schema,
-            to_plain(record.event),
+            encoder(type(event))(event),
         )
     )
     chain = hashlib.sha256(previous + body).digest()
@@ -136,34 +123,73 @@ def decode_record(stored: bytes, position: int, previous: bytes | None = None) -
 
     Raises ``StoreCorrupt`` naming the position for anything that is not exactly what was written.
     """
-    body, chain = stored[:-_CHAIN], stored[-_CHAIN:]
-    if previous is not None and hashlib.sha256(previous + body).digest() != chain:
+    chain = stored[-_CHAIN:]
+    if previous is not None and hashlib.sha256(previous + stored[:-_CHAIN]).digest() != chain:
         raise StoreCorrupt(position, "its hash does not follow from the record before it")
+    _, _, stream, version, event_id, time, actor, command, cause, _, _, event = _opened(stored, position)
+    uid, gid, pid, client = actor
+    return _record(
+        position, stream, version, event_id, time, _actor(uid, gid, pid, client), command, cause, event, chain
+    )
+
+
+def decode_event(stored: bytes, position: int) -> tuple[str, int, int, Event]:
+    """``(stream, version, time, event)`` of the record stored at ``position``: what a fold needs of it.
+
+    As strict as ``decode_record``, and quicker, since nothing is made of the rest.
+    """
+    entry = _opened(stored, position)
+    return entry[2], entry[3], entry[5], entry[11]
+
+
+def _opened(stored: bytes, position: int) -> list[Any]:
+    """The record's array with every part checked, and its event in place of the event's fields.
+
+    Written out by hand, unlike what ``shapes`` generates, because every record has it.
+    """
     try:
-        entry = from_plain(_Entry, msgpack.unpackb(body, strict_map_key=True))
-        if entry.form != _FORMAT or entry.position != position:
-            raise ValueError(f"it says format {entry.form}, position {entry.position}")
-        event = _decode_event(entry.tag, entry.schema, entry.fields)
+        entry: list[Any] = msgpack.unpackb(stored[:-_CHAIN])
+        if type(entry) is not list or len(entry) != _PARTS:
+            raise ValueError(f"expected an array of {_PARTS}")
+        form, at, stream, version, event_id, time, actor, command, cause, tag, schema, fields = entry
+        if not (
+            type(form) is int
+            and type(at) is int
+            and type(stream) is str
+            and type(version) is int
+            and type(event_id) is str
+            and type(time) is int
+            and type(actor) is list
+            and type(command) is str
+            and type(cause) is int
+            and type(tag) is str
+            and type(schema) is int
+            and type(fields) is list
+        ):
+            raise ValueError(f"it has parts of the types {', '.join(type(part).__name__ for part in entry)}")
+        if form != _FORMAT or at != position:
+            raise ValueError(f"it says format {form}, position {at}")
+        uid, gid, pid, client = actor
+        if not (
+            (uid is None or type(uid) is int)
+            and (gid is None or type(gid) is int)
+            and (pid is None or type(pid) is int)
+            and type(client) is str
+        ):
+            raise ValueError(
+                f"its actor has parts of the types {', '.join(type(part).__name__ for part in actor)}"
+            )
+        cls, today = SCHEMAS[tag]
+        entry[11] = decoder(cls)(fields if schema == today else upcast(tag, schema, fields))
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
         raise StoreCorrupt(position, f"it can't be decoded: {error}") from error
-    return Record(
-        position,
-        entry.stream,
-        entry.version,
-        entry.event_id,
-        entry.time,
-        entry.actor,
-        CommandId(entry.command),
-        entry.cause,
-        event,
-        chain,
-    )
+    return entry
 
 
 def record_time(stored: bytes) -> int:
     """The time of a stored record, without decoding the rest of it. ``ValueError`` if it has none."""
     entry = msgpack.unpackb(stored[:-_CHAIN])
-    if type(entry) is not list or len(entry) != len(attrs.fields(_Entry)) or type(entry[5]) is not int:
+    if type(entry) is not list or len(entry) != _PARTS or type(entry[5]) is not int:
         raise ValueError("the record has no time")
     return entry[5]
 
@@ -176,13 +202,6 @@ def upcast(tag: str, schema: int, fields: list[Any]) -> list[Any]:
     for step in range(schema, today):
         fields = UPCASTERS[tag, step](fields)
     return fields
-
-
-def _decode_event(tag: str, schema: int, fields: list[Any]) -> Event:
-    cls, today = SCHEMAS[tag]
-    if schema != today:
-        fields = upcast(tag, schema, fields)
-    return cast("Event", from_plain(cls, fields))
 
 
 def encode_state(state: attrs.AttrsInstance) -> bytes:

@@ -36,6 +36,7 @@ from typing import TypeAlias, assert_never
 
 import attrs
 
+from lading.events.construct import constructor
 from lading.events.errors import WrongPhase
 from lading.events.ids import ContainerId
 from lading.events.spec import ContainerSpec, ProcessId
@@ -252,6 +253,9 @@ class ContainerState:
     error: str = ""
 
 
+_state = constructor(ContainerState)
+
+
 def advance(phase: Phase | None, event: type[ContainerEvent]) -> Phase | None:
     """The phase after ``event`` in ``phase`` (None before the container exists), or None: not allowed."""
     return LIFECYCLE[phase].get(event)
@@ -264,36 +268,43 @@ def evolve(state: ContainerState | None, event: ContainerEvent, time: int) -> Co
         who, where = (state.id, str(state.phase)) if state else ("?", "absent")
         raise WrongPhase(who, where, f"record {type(event).__name__} for")
     if isinstance(event, Created):
-        return ContainerState(event.container, event.name, event.spec, phase, 1, time)
+        return _state(event.container, event.name, event.spec, phase, 1, time, 0, None, 0, 0, None, "")
     assert state is not None
-    version = state.version + 1
+    name, run, process = state.name, state.run, state.process
+    started_at, finished_at = state.started_at, state.finished_at
+    exit_code, error = state.exit_code, state.error
     match event:
         case StartRequested():
-            return attrs.evolve(state, phase=phase, version=version, run=event.run, error="")
+            run, error = event.run, ""
         case Started():
-            return attrs.evolve(
-                state, phase=phase, version=version, process=event.process, started_at=time, exit_code=None
-            )
+            process, started_at, exit_code = event.process, time, None
         case StartFailed():
-            return attrs.evolve(state, phase=phase, version=version, exit_code=event.exit_code, error=event.why)
+            exit_code, error = event.exit_code, event.why
         case Exited():
-            return attrs.evolve(
-                state,
-                phase=phase,
-                version=version,
-                process=None,
-                exit_code=event.exit_code,
-                finished_at=event.at or time,
-                error=event.why,
-            )
+            process, exit_code, error = None, event.exit_code, event.why
+            finished_at = event.at or time
         case Renamed():
-            return attrs.evolve(state, phase=phase, version=version, name=event.new)
+            name = event.new
         case RemoveFailed():
-            return attrs.evolve(state, phase=phase, version=version, error=event.why)
+            error = event.why
         case StopRequested() | KillRequested() | RemoveRequested() | Removed():
-            return attrs.evolve(state, phase=phase, version=version)
+            pass
         case _:
             assert_never(event)
+    return _state(
+        state.id,
+        name,
+        state.spec,
+        phase,
+        state.version + 1,
+        state.created_at,
+        run,
+        process,
+        started_at,
+        finished_at,
+        exit_code,
+        error,
+    )
 
 
 _STATUS = {

@@ -143,6 +143,22 @@ EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
 }
 """A strategy for each type of event, with every field free."""
 
+container_states = st.builds(
+    ContainerState,
+    id=container_ids,
+    name=container_names,
+    spec=specs,
+    phase=st.sampled_from(Phase),
+    version=counts,
+    created_at=times,
+    run=counts,
+    process=st.none() | process_ids,
+    started_at=times,
+    finished_at=times,
+    exit_code=st.none() | exit_codes,
+    error=texts,
+)
+
 records = st.builds(
     Record,
     position=st.integers(1, 2**63),
