@@ -24,7 +24,6 @@ from pathlib import Path
 import attrs
 import trio
 
-from lading.events.envelope import Record
 from lading.events.errors import HostError, LadingError, StoreCorrupt, StoreNewer
 from lading.storage.store import read_log
 from lading.storage.verify import Verified, verify_log
@@ -102,8 +101,8 @@ async def _kill(process: trio.Process) -> None:
 def _main(root: str, place: int) -> dict[str, object]:
     with mmap.mmap(place, mmap.PAGESIZE) as shared:
 
-        def watch(record: Record) -> None:
-            _PLACE.pack_into(shared, 0, record.position)
+        def watch(position: int) -> None:
+            _PLACE.pack_into(shared, 0, position)
 
         def tell(at: int, of: int) -> None:
             print(json.dumps({"at": at, "of": of}), flush=True)

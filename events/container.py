@@ -263,7 +263,7 @@ def advance(phase: Phase | None, event: type[ContainerEvent]) -> Phase | None:
 
 def evolve(state: ContainerState | None, event: ContainerEvent, time: int) -> ContainerState:
     """The state after ``event``, recorded at ``time``. ``WrongPhase`` if the table doesn't have it."""
-    phase = advance(state.phase if state else None, type(event))
+    phase = LIFECYCLE[None if state is None else state.phase].get(type(event))
     if phase is None:
         who, where = (state.id, str(state.phase)) if state else ("?", "absent")
         raise WrongPhase(who, where, f"record {type(event).__name__} for")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import lmdb
 
-from lading.events.codec import RELEASES, SCHEMAS, event_tag
-from lading.events.envelope import Record
+from lading.events.codec import GENESIS, RELEASES, SCHEMAS
+from lading.events.errors import StoreCorrupt
 from lading.events.views import VIEWS
 from lading.storage.database import Database
 from lading.storage.keys import U64, command_key, past_key, stream_key
@@ -30,9 +30,7 @@ def rebuild(db: Database, txn: lmdb.Transaction, progress: Progress | None = Non
     with txn.cursor(db=db.tables["log"]) as cursor:
         last = U64.unpack(cursor.key())[0] if cursor.last() else base.position
     while maker.fold.position < last:
-        for record in read_page(db, txn, maker.fold.position, maker.fold.chain, _PAGE):
-            maker.add(record)
-        maker.flush()
+        maker.page(read_page(db, txn, maker.fold.position, _PAGE))
         if progress is not None:
             progress(maker.fold.position, last)
     maker.finish()
@@ -43,9 +41,7 @@ def rebuild(db: Database, txn: lmdb.Transaction, progress: Progress | None = Non
 class _Appended:
     """An append, as far as the records tell: a run of one command's records, of one time and cause."""
 
-    command: str
-    time: int
-    cause: int
+    same: tuple[str, int, int]
     start: int
     count: int
 
@@ -70,28 +66,25 @@ class _Maker:
         if base.position:
             self._snapshot(0, 0)
 
-    def add(self, record: Record) -> None:
-        """Take the next record in."""
-        self.fold.step(record)
-        key = U64.pack(record.position)
-        self._index.append((stream_key(record.stream, record.version), key))
-        tag = event_tag(record.event)
-        self._kinds[tag] = SCHEMAS[tag][1], RELEASES[tag]
-        append = self._append
-        if append is not None and (append.command, append.time, append.cause) == (
-            record.command,
-            record.time,
-            record.cause,
-        ):
-            append.count += 1
-        else:
-            self._end_append()
-            self._append = _Appended(record.command, record.time, record.cause, record.position, 1)
-        if record.position - (0 if self._mark is None else self._mark.position) >= EVERY:
-            self._snapshot(*self.fold.spread())
-
-    def flush(self) -> None:
-        """Write down what was collected."""
+    def page(self, page: list[tuple[int, bytes]]) -> None:
+        """Take the next records in, and write down what they make."""
+        if not page:
+            raise StoreCorrupt(self.fold.position + 1, "the record is missing")
+        fold = self.fold
+        for entry, (position, stored) in zip(fold.opened(page), page, strict=True):
+            fold.fold(entry, stored)
+            fold.times.append(entry[5])
+            fold.chain = stored[-len(GENESIS) :]
+            self._index.append((stream_key(entry[2], entry[3]), U64.pack(position)))
+            self._kinds[entry[9]] = SCHEMAS[entry[9]][1], RELEASES[entry[9]]
+            append, same = self._append, (entry[7], entry[5], entry[8])
+            if append is not None and append.same == same:
+                append.count += 1
+            else:
+                self._end_append()
+                self._append = _Appended(same, position, 1)
+            if position - (0 if self._mark is None else self._mark.position) >= EVERY:
+                self._snapshot(*fold.spread())
         self._put("stream", sorted(self._index))
         self._put("command", sorted(self._commands))
         self._index.clear()
@@ -100,21 +93,21 @@ class _Maker:
     def finish(self) -> None:
         """The last of it: the views as they are now, and what the tables are made for."""
         self._end_append()
-        self.flush()
+        self._put("command", self._commands)
         self._put("view", sorted(self.fold.encoded()))
         write_kinds(self._db, self._txn, self._kinds)
         self._txn.put(b"views", view_schemas(), db=self._db.tables["meta"])
 
     def _end_append(self) -> None:
         if self._append is not None:
-            key = command_key(self._append.command, self._append.start)
+            key = command_key(self._append.same[0], self._append.start)
             self._commands.append((key, U64.pack(self._append.count)))
 
     def _snapshot(self, oldest: int, newest: int) -> None:
         """What ``snapshots.take`` leaves at this position, from the views that are folded aside."""
         position, before = self.fold.position, self._mark
         changed = self.fold.changes()
-        live = self.fold.views.count()
+        live = self.fold.count()
         if before is None or takes_all(before, live):
             epoch, so_far = position, 0
             entries = [(past_key(epoch, key, position), value) for key, value in sorted(self.fold.encoded())]

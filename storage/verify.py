@@ -11,9 +11,8 @@ from collections.abc import Callable
 import attrs
 import lmdb
 
-from lading.events.codec import SCHEMAS, event_tag
+from lading.events.codec import GENESIS, SCHEMAS
 from lading.events.compaction import LogCompacted
-from lading.events.envelope import Record
 from lading.events.errors import StoreCorrupt
 from lading.events.views import VIEWS
 from lading.storage.database import Database
@@ -41,9 +40,9 @@ class Verified:
 
 
 def verify_log(
-    db: Database, progress: Progress | None = None, watch: Callable[[Record], None] | None = None
+    db: Database, progress: Progress | None = None, watch: Callable[[int], None] | None = None
 ) -> Verified:
-    """Verify everything; see ``Log.verify``. ``watch`` is shown every record on the way.
+    """Verify everything; see ``Log.verify``. ``watch`` is told every position on the way.
 
     Read in pages, each in a transaction of its own, so that a walk of minutes holds no page back; only the last
     stretch is seen together with what is made from it.
@@ -63,7 +62,7 @@ def _walk(
     db: Database,
     check: _Check,
     progress: Progress | None,
-    watch: Callable[[Record], None] | None,
+    watch: Callable[[int], None] | None,
 ) -> Verified:
     while True:
         with db.read() as txn:
@@ -73,10 +72,7 @@ def _walk(
                 )
             last = _last(db, txn) or check.base.position
             check.look_ahead(txn)
-            for record in read_page(db, txn, check.fold.position, check.fold.chain, _PAGE):
-                check.record(txn, record)
-                if watch is not None:
-                    watch(record)
+            check.page(txn, read_page(db, txn, check.fold.position, _PAGE), watch)
             if progress is not None:
                 progress(check.fold.position, last)
             if check.fold.position >= last:
@@ -100,7 +96,7 @@ class _Check:
 
     def _at_base(self, txn: lmdb.Transaction) -> None:
         mark = find_mark(self.db, txn, self.base.position)
-        states = sum(1 for _ in self.fold.views.items())
+        states = self.fold.count()
         if mark != Mark(self.base.position, self.base.position, states, 0, 0):
             raise StoreCorrupt(
                 self.base.position, "the snapshot that the compacted records led to is missing, or is another"
@@ -114,34 +110,44 @@ class _Check:
         """Find the marks of the coming page."""
         self._marks = {mark.position: mark for mark in marks(self.db, txn, self.fold.position + 1, _PAGE)}
 
-    def record(self, txn: lmdb.Transaction, record: Record) -> None:
-        """Fold ``record`` and compare what is made from it."""
-        db, position = self.db, record.position
-        key = U64.pack(position)
-        if txn.get(stream_key(record.stream, record.version), db=db.tables["stream"]) != key:
-            raise StoreCorrupt(position, f"it is not in the index of stream {record.stream}")
-        if record.version > 1:
-            before = txn.get(stream_key(record.stream, record.version - 1), db=db.tables["stream"])
-            if before is None or before >= key:
-                raise StoreCorrupt(position, f"its version in stream {record.stream} is {record.version}")
-        self._command(txn, record)
-        self._kinds.add(event_tag(record.event))
-        if isinstance(record.event, LogCompacted):
-            self._compacted = record.event
-        self.fold.step(record)
-        if position in self._marks:
-            self._snapshot(txn, self._marks[position])
+    def page(
+        self, txn: lmdb.Transaction, page: list[tuple[int, bytes]], watch: Callable[[int], None] | None
+    ) -> None:
+        """Fold the records of ``page``, which come next, and compare what is made from them."""
+        fold = self.fold
+        for entry, (position, stored) in zip(fold.opened(page), page, strict=True):
+            self._index(txn, position, entry[2], entry[3])
+            self._command(txn, position, entry[7])
+            self._kinds.add(entry[9])
+            if isinstance(entry[11], LogCompacted):
+                self._compacted = entry[11]
+            fold.fold(entry, stored)
+            fold.times.append(entry[5])
+            fold.chain = stored[-len(GENESIS) :]
+            if position in self._marks:
+                self._snapshot(txn, self._marks[position])
+            if watch is not None:
+                watch(position)
 
-    def _command(self, txn: lmdb.Transaction, record: Record) -> None:
-        found = txn.get(command_key(record.command, record.position), db=self.db.tables["command"])
+    def _index(self, txn: lmdb.Transaction, position: int, stream: str, version: int) -> None:
+        table, key = self.db.tables["stream"], U64.pack(position)
+        if txn.get(stream_key(stream, version), db=table) != key:
+            raise StoreCorrupt(position, f"it is not in the index of stream {stream}")
+        if version > 1:
+            before = txn.get(stream_key(stream, version - 1), db=table)
+            if before is None or before >= key:
+                raise StoreCorrupt(position, f"its version in stream {stream} is {version}")
+
+    def _command(self, txn: lmdb.Transaction, position: int, command: str) -> None:
+        found = txn.get(command_key(command, position), db=self.db.tables["command"])
         if found is not None:
             self._commands += 1
             [count] = U64.unpack(found)
             if self._left_of_command or not count:
-                raise StoreCorrupt(record.position, "the index of commands has it in two appends")
+                raise StoreCorrupt(position, "the index of commands has it in two appends")
             self._left_of_command = count
         if not self._left_of_command:
-            raise StoreCorrupt(record.position, f"it is not in the index of command {record.command}")
+            raise StoreCorrupt(position, f"it is not in the index of command {command}")
         self._left_of_command -= 1
 
     def _snapshot(self, txn: lmdb.Transaction, mark: Mark) -> None:
@@ -208,6 +214,7 @@ class _Check:
         return Verified(records, self._states, self.fold.chain, self._snapshots, self.base.position + 1)
 
     def _check_views(self, txn: lmdb.Transaction) -> None:
+        self.fold.changes()
         rebuilt = dict(self.fold.encoded())
         with txn.cursor(db=self.db.tables["view"]) as cursor:
             live = dict(cursor)
