@@ -41,7 +41,7 @@ from lading.storage.log import Log
 from lading.storage.skeleton import make_skeleton
 from lading.storage.walk import Progress
 
-__all__ = ["Paths", "Store", "open_store", "read_log"]
+__all__ = ["Paths", "Store", "locate", "open_store", "own_root", "read_identity", "read_log", "write_identity"]
 
 _RUN = Path("/run/lading")
 
@@ -156,7 +156,7 @@ def open_store(root: Path, progress: Progress | None = None) -> Store:
         root.mkdir(mode=0o700, exist_ok=True)
         root = root.resolve(strict=True)
         root.chmod(0o700)
-        lock = _own(root)
+        lock = own_root(root)
     except OSError as error:
         raise HostError("open the store at", os.fspath(root), error.errno or 0, "choose another root") from error
     try:
@@ -180,7 +180,16 @@ def _its_own(root: Path, identity: str, log: Log) -> Log:
     return log
 
 
-def _own(root: Path) -> int:
+def read_identity(root: Path) -> str:
+    """The identity of the store at ``root``. ``HostError`` if there is none, ``StoreCorrupt``, ``StoreNewer``."""
+    marker = root / "store.json"
+    if not marker.exists():
+        raise HostError("find a store at", os.fspath(root), 2, "no store is there; name one with --root")
+    return _identity(marker)
+
+
+def own_root(root: Path) -> int:
+    """The descriptor that holds the lock of the store at ``root``. Raises ``InUse`` if another process has it."""
     lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,6 +199,10 @@ def _own(root: Path) -> int:
         raise InUse(
             "store", os.fspath(root), (f"process {owner}",), "talk to it over its socket, or stop it first"
         ) from None
+    # Whoever fails to make a store takes its lock file away again: a lock on a file without a name is none.
+    if os.fstat(lock).st_nlink == 0:
+        os.close(lock)
+        return own_root(root)
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
@@ -221,10 +234,14 @@ def _open_owned(root: Path, lock: int, progress: Progress | None) -> Store:
 
 def seal_identity(store: Store) -> None:
     """Write the store's identity, durably. Call once the first record is in the log of a created store."""
-    root = store.paths.root
+    write_identity(store.paths.root, store.identity)
+
+
+def write_identity(root: Path, identity: str) -> None:
+    """Give the store at ``root`` its ``identity``, durably: from now on a store is there. Call last."""
     new = root / "store.json.new"
     with new.open("w") as file:
-        json.dump({"store": store.identity, "format": FORMAT}, file)
+        json.dump({"store": identity, "format": FORMAT}, file)
         file.flush()
         os.fsync(file.fileno())
     new.rename(root / "store.json")

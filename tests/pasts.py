@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -15,6 +17,8 @@ from lading.events.ids import container_stream
 from lading.events.image import LayerAdded
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import ENGINE_STREAM, StoreCreated
+from lading.storage.export import Header, write_export
+from lading.storage.importing import import_history
 
 STORE = "0" * 32
 Stored = list[tuple[int, bytes]]
@@ -95,3 +99,11 @@ def spoilt(data: bytes) -> Iterator[tuple[int, str, bytes]]:
             )
     yield len(lines) + 1, "something after the end", data + b"\n"
     yield len(lines) + 1, "everything twice", data + data
+
+
+def make_store(root: Path, past: Stored, store: str = STORE) -> None:
+    """A store at ``root`` with this history."""
+    out = io.BytesIO()
+    write_export(out, Header(store), [past])
+    out.seek(0)
+    import_history(root, [("past", out)])

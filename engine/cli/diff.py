@@ -25,7 +25,9 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 @click.argument("after", metavar="[B]", default="now")
 @click.pass_obj
 def diff(place: Place, before: str, after: str, as_json: bool) -> int:
-    """Show what changed between two moments: containers, images, tags and claims.
+    """Show what changed between two moments.
+
+    Of containers, images, tags and claims.
 
     A and B are positions, times (2026-01-31 10:00, UTC unless it says otherwise) or how long ago (2h); B is now
     unless given. Only what is left of the changes is shown: what came and went in between is in `lading log`.

@@ -19,7 +19,9 @@ from lading.engine.cli import diff as cli_diff
 from lading.engine.cli import doctor as cli_doctor
 from lading.engine.cli import images as cli_images
 from lading.engine.cli import log as cli_log
+from lading.engine.cli import move as cli_move
 from lading.engine.cli import run as cli_run
+from lading.engine.cli import seal as cli_seal
 from lading.engine.cli import serve as cli_serve
 from lading.engine.cli.client import DEFAULT_ROOT, find_place, message_of, say_error
 from lading.engine.cli.complete import completion
@@ -110,6 +112,8 @@ for _command in (
     *cli_diff.COMMANDS,
     *cli_df.COMMANDS,
     *cli_compact.COMMANDS,
+    *cli_move.COMMANDS,
+    *cli_seal.COMMANDS,
     *cli_doctor.COMMANDS,
     *cli_serve.COMMANDS,
 ):

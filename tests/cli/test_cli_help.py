@@ -16,10 +16,34 @@ from lading.engine.cli.main import group
 
 SOURCE = Path(__file__).parents[2] / "src" / "lading"
 
-COMMANDS = [
-    *("completion", "doctor", "images", "import", "inspect", "kill", "log", "logs", "ps", "rename", "rm", "run"),
-    *("serve", "start", "stop", "version", "wait"),
-]
+COMMANDS = sorted(
+    [
+        "compact",
+        "completion",
+        "df",
+        "diff",
+        "doctor",
+        "export",
+        "images",
+        "import",
+        "import-log",
+        "inspect",
+        "keygen",
+        "kill",
+        "log",
+        "logs",
+        "ps",
+        "rename",
+        "rm",
+        "run",
+        "seal",
+        "serve",
+        "start",
+        "stop",
+        "version",
+        "wait",
+    ]
+)
 
 _IMPORTED = """
 import json, sys, types
@@ -30,7 +54,7 @@ from lading.engine.cli.main import main
 try:
     main()
 except SystemExit as end:
-    heavy = ("trio", "lmdb", "h11", "rich", "attrs", "msgpack")
+    heavy = ("trio", "lmdb", "h11", "rich", "attrs", "msgpack", "cryptography")
     print(json.dumps([end.code, [name for name in heavy if name in sys.modules]]), file=sys.stderr)
 """
 

@@ -1,0 +1,188 @@
+"""``lading export`` and ``lading import-log``: the history as a file, and a store made of such files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import click
+
+from lading.engine.cli.client import Place
+
+if TYPE_CHECKING:
+    from lading.storage.export import Header
+    from lading.storage.log import Log
+
+__all__ = ["COMMANDS"]
+
+_PAGE = 1000
+
+
+@click.command(
+    epilog=(
+        "\b\nExamples:\n"
+        "  lading export --gzip -o history.jsonl.gz\n"
+        "  lading export --after 1200 | jq -r 'select(.type) | [.utc, .stream, .type] | @tsv'"
+    )
+)
+@click.option("-o", "--output", default="-", metavar="FILE", help="Where to; - is standard output, the default.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Only what came after it."
+)
+@click.option("--until", type=click.IntRange(min=0), metavar="POSITION", help="Nothing after it.")
+@click.option("--gzip", "compress", is_flag=True, help="Compressed.")
+@click.pass_obj
+def export(place: Place, output: str, after: int, until: int | None, compress: bool) -> int:
+    """Write the history as lines of JSON.
+
+    The lines are for other programs to read, and `lading import-log` makes exactly the same records of them again:
+    every record, with its hash, between a header and a checksum. FILE gets its name when it is whole. Works with
+    or without an engine.
+    """
+    from pathlib import Path
+
+    from lading.storage.export import write_export
+    from lading.storage.store import read_identity, read_log
+
+    if output == "-" and compress and sys.stdout.isatty():
+        raise click.UsageError("Compressed data is not for a terminal: use -o FILE.")
+    root = Path(place.root)
+    history = read_log(root)
+    try:
+        header, last = _part(history, read_identity(root), after, until)
+        with _opened(output) as out, _bar("exporting", last - header.after) as advance:
+            done = write_export(out, header, _pages(history, header.after, last, advance), compress=compress)
+    finally:
+        history.close()
+    if output != "-":
+        print(f"{output}: {done.records} records up to position {done.position}, sha256 {done.sha256}")
+    return 0
+
+
+def _part(history: Log, store: str, after: int, until: int | None) -> tuple[Header, int]:
+    """The header of the export of what comes after ``after``, and the last position that goes into it."""
+    from lading.events.codec import GENESIS
+    from lading.events.errors import Invalid
+    from lading.storage.export import Header
+
+    head = history.head()
+    last = head if until is None else until
+    if last > head:
+        raise Invalid("--until", last, f"the log ends at position {head}")
+    if after > last:
+        raise Invalid("--after", after, f"that is past the last position to export, {last}")
+    base = history.base
+    if after <= base.position:  # what is before it is in archives
+        return Header(store, base.position, base.chain), last
+    page = history.read_raw(after - 1, 1)
+    return Header(store, after, page[0][1][-len(GENESIS) :]), last
+
+
+def _pages(
+    history: Log, after: int, last: int, advance: Callable[[int], None]
+) -> Iterator[list[tuple[int, bytes]]]:
+    while after < last:
+        page = history.read_raw(after, min(_PAGE, last - after))
+        if not page:
+            return
+        yield page
+        advance(len(page))
+        after = page[-1][0]
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """Somewhere to write; a file is the owner's alone, and gets its name, durably, when the block is left."""
+    if path == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    new = f"{path}.{secrets.token_hex(4)}"
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
+        try:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+            os.rename(new, path)
+        except BaseException:
+            os.unlink(new)
+            raise
+    from pathlib import Path
+
+    from lading.storage.newstore import sync_directory
+
+    sync_directory(Path(path).absolute().parent)
+
+
+@click.command(
+    "import-log",
+    epilog=(
+        "\b\nExamples:\n"
+        "  lading import-log history.jsonl.gz --root /srv/lading\n"
+        "  lading import-log archive-1.gz archive-2.gz history.jsonl   # in order"
+    ),
+)
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(allow_dash=True, dir_okay=False), metavar="FILE..."
+)
+@click.pass_obj
+def import_log(place: Place, files: tuple[str, ...]) -> int:
+    """Make a store of exports of a history.
+
+    FILE is what `lading export` or the archiving of old records wrote; several, in order, are one history from its
+    first record on. There must be no store yet at the root. All is checked, and all or nothing is there after.
+    Layers and containers' files are not in it: `lading backup` has those.
+    """
+    from pathlib import Path
+
+    from lading.storage.importing import import_history
+
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(_bar("importing", _size(files)))
+        done = import_history(Path(place.root), _sources(files, advance))
+    print(f"imported {done.position} records of store {done.store}")
+    return 0
+
+
+def _size(files: tuple[str, ...]) -> int:
+    """The bytes there are to be read; 0 if somebody still writes them. Tells a wrong path at once."""
+    return sum(os.stat(file).st_size for file in files if file != "-")
+
+
+def _sources(files: tuple[str, ...], advance: Callable[[int], None]) -> Iterator[tuple[str, BinaryIO]]:
+    for file in files:
+        with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
+            yield file, cast("BinaryIO", _Counted(source, advance))
+
+
+class _Counted:
+    """A file that tells how much of it was read."""
+
+    def __init__(self, source: BinaryIO, advance: Callable[[int], None]) -> None:
+        self._source, self._advance = source, advance
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        self._advance(len(data))
+        return data
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error if that is a terminal; gives what to call with each step's size."""
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total or None)
+        yield lambda step: progress.advance(task, step)
+
+
+COMMANDS = (export, import_log)

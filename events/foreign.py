@@ -1,0 +1,100 @@
+"""What a record from elsewhere must be before it is believed: an import or a restored backup is a stranger's word.
+
+The chain proves that a history is one piece, not that an engine wrote it. Here the engine's own promises are
+checked again, above all those that later make a path or a signal of a name: ids are ids, digests are digests, and
+an event is in the stream that it belongs to. Whether it can have happened there, the fold says (``views``).
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from lading.events.claims import Claim, ClaimReleased, ClaimTaken, claim_stream
+from lading.events.compaction import LogCompacted
+from lading.events.container import (
+    Created,
+    Exited,
+    KillRequested,
+    Removed,
+    RemoveFailed,
+    RemoveRequested,
+    Renamed,
+    Started,
+    StartFailed,
+    StartRequested,
+    StopRequested,
+)
+from lading.events.envelope import Record
+from lading.events.errors import Invalid
+from lading.events.ids import (
+    check_container_id,
+    check_container_name,
+    check_digest,
+    container_stream,
+    image_stream,
+    layer_stream,
+    tag_stream,
+)
+from lading.events.image import ImageAdded, LayerAdded, Tagged
+from lading.events.reference import parse_reference
+from lading.events.signals import signal_number
+from lading.events.store import ENGINE_STREAM, StoreCreated
+
+__all__ = ["check_foreign"]
+
+
+def check_foreign(record: Record, store: str) -> None:
+    """Raise ``Invalid`` for a record that no engine of the store called ``store`` can have written."""
+    stream = _stream(record, store)
+    if record.stream != stream:
+        raise Invalid("stream", record.stream, f"a record of this event is in stream {stream}")
+    if isinstance(record.event, StoreCreated) != (record.position == 1):
+        raise Invalid("record", record.position, "a history begins with the making of its store, and has one")
+
+
+def _stream(record: Record, store: str) -> str:
+    """The stream that the event belongs to, once everything in it that names something is checked."""
+    event = record.event
+    match event:
+        case StoreCreated():
+            if event.store != store:
+                raise Invalid("store", event.store, f"the history says that it is of store {store}")
+            return ENGINE_STREAM
+        case LayerAdded():
+            for digest in (event.diff_id, event.parent or event.chain):
+                check_digest(digest)
+            return layer_stream(check_digest(event.chain))
+        case ImageAdded():
+            for digest in (*event.layers, *event.diff_ids):
+                check_digest(digest)
+            return image_stream(check_digest(event.image))
+        case Tagged():
+            for digest in (event.image, event.previous or event.image):
+                check_digest(digest)
+            if parse_reference(event.name).name != event.name:
+                raise Invalid("tag", event.name, "it is not the full form of a name")
+            return tag_stream(event.name)
+        case ClaimTaken() | ClaimReleased():
+            check_container_id(event.holder.removeprefix("container/"))
+            return claim_stream(Claim(event.kind, event.name))
+        case LogCompacted():
+            for digest in (event.chain, event.state, event.digest):
+                check_digest(f"sha256:{digest}")
+            return ENGINE_STREAM
+        case Created():
+            check_container_name(event.name)
+            for digest in (event.spec.image, *event.spec.layers):
+                check_digest(digest)
+            return container_stream(check_container_id(event.container))
+        case StopRequested() | KillRequested():
+            signal_number(event.signal)
+        case Renamed():
+            check_container_name(event.old)
+            check_container_name(event.new)
+        case Removed():
+            check_container_name(event.name)
+        case StartRequested() | Started() | StartFailed() | Exited() | RemoveRequested() | RemoveFailed():
+            pass
+        case _:
+            assert_never(event)
+    return container_stream(check_container_id(record.stream.removeprefix("container/")))
