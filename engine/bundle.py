@@ -17,7 +17,7 @@ import shutil
 
 from lading.engine.identity import resolve
 from lading.engine.oci import BundleSpec, Host, render
-from lading.engine.process import with_home
+from lading.engine.process import with_home, working_dir
 from lading.engine.runtime import Runtime, cgroup_of, file_limit
 from lading.events.container import ContainerState
 from lading.events.errors import HostError, ImageInvalid
@@ -82,7 +82,7 @@ def make_bundle(paths: Paths, state: ContainerState, host: Host, runtime: Runtim
             rootfs=root,
             args=spec.args,
             env=with_home(spec.env, identity.home),
-            cwd=spec.working_dir,
+            cwd=working_dir(spec.working_dir),  # checked when it was created; but a log may come from elsewhere
             cgroups_path=f"{cgroup_of(paths)}/{state.id}",
             nofile=file_limit(),
             network=spec.network,

@@ -6,13 +6,15 @@ import contextlib
 import json
 
 from lading.engine.link import KeptRun
+from lading.engine.runtime import cgroup_of
 from lading.events.container import ContainerState
 from lading.events.recovery import ExitSeen, Seen
 from lading.events.spec import ProcessId
+from lading.storage.cgroups import in_cgroup
 from lading.storage.procfs import boot_id, is_alive
 from lading.storage.store import Paths
 
-__all__ = ["drop_exit_record", "observe"]
+__all__ = ["belongs", "drop_exit_record", "observe"]
 
 
 def observe(paths: Paths, state: ContainerState, kept: KeptRun | None) -> Seen:
@@ -32,7 +34,8 @@ def observe(paths: Paths, state: ContainerState, kept: KeptRun | None) -> Seen:
         kept_run=0 if kept is None else kept.run,
         kept=process,
         exit=exit_seen,
-        alive=state.process is not None and is_alive(state.process),
+        # A copy of a store, restored beside it, names the processes of the one that it was copied from.
+        alive=state.process is not None and is_alive(state.process) and belongs(paths, state.id, state.process),
     )
 
 
@@ -44,6 +47,14 @@ def _exit_record(paths: Paths, container: str) -> ExitSeen | None:
             process = ProcessId(record["boot"], record["pid"], record["ticks"])
             return ExitSeen(record["run"], record["code"], record["at"], process)
     return None
+
+
+def belongs(paths: Paths, container: str, process: ProcessId) -> bool:
+    """Whether ``process``, if it is alive, is in the cgroup of this store's ``container``.
+
+    What is not was named by a log that was copied or made elsewhere, and is somebody else's.
+    """
+    return in_cgroup(process.pid, f"{cgroup_of(paths)}/{container}")
 
 
 def drop_exit_record(paths: Paths, container: str) -> None:

@@ -13,7 +13,7 @@ from lading.engine.bundle import clear_bundle
 from lading.engine.containers import Containers
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.link import KeptRun
-from lading.engine.observe import drop_exit_record, observe
+from lading.engine.observe import belongs, drop_exit_record, observe
 from lading.engine.remains import end_remains
 from lading.engine.removal import remove_container
 from lading.engine.supervisor import Supervisor
@@ -101,7 +101,8 @@ async def _end_stray(core: Core, stray: KeptRun) -> None:
 def _may_have_remains(core: Core, state: ContainerState) -> bool:
     """After a reboot there is nothing to look for, and perhaps no runtime to look with."""
     if state.process is not None:
-        return is_alive(state.process) or core.paths.bundle(state.id).exists()
+        alive = is_alive(state.process) and belongs(core.paths, state.id, state.process)
+        return alive or core.paths.bundle(state.id).exists()
     return core.paths.bundle(state.id).exists()
 
 

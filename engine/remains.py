@@ -11,6 +11,7 @@ from functools import partial
 
 import trio
 
+from lading.engine.observe import belongs
 from lading.engine.runtime import Runtime, cgroup_of
 from lading.events.spec import ProcessId
 from lading.storage.cgroups import processes_in, remove_cgroup
@@ -27,6 +28,8 @@ async def end_remains(paths: Paths, runtime: Runtime, container: str, process: P
 
     Returns when they are gone, or after some seconds in which the kernel would not end them. Idempotent.
     """
+    if process is not None and not belongs(paths, container, process):
+        process = None
     if process is not None:
         send_signal(process, signal.SIGKILL)
     bundle = os.fspath(paths.bundle(container))

@@ -7,7 +7,7 @@ import functools
 import os
 from pathlib import Path
 
-__all__ = ["cgroup_mode", "cgroup_mounts", "processes_in", "remove_cgroup"]
+__all__ = ["cgroup_mode", "cgroup_mounts", "in_cgroup", "processes_in", "remove_cgroup"]
 
 
 @functools.cache
@@ -30,6 +30,15 @@ def cgroup_mode() -> str:
     if not mounts:
         return "none"
     return "hybrid" if any((mount / "cgroup.controllers").exists() for mount in mounts) else "v1"
+
+
+def in_cgroup(pid: int, cgroup: str) -> bool:
+    """Whether process ``pid`` is in ``cgroup``, or below it, in any hierarchy. False if it is gone."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            return any(f"{cgroup}/" in line.rstrip("\n").split(":", 2)[2] + "/" for line in file)
+    except OSError:
+        return False
 
 
 def processes_in(cgroup: str) -> set[int]:

@@ -16,8 +16,8 @@ from lading.engine.cli.main import group
 
 SOURCE = Path(__file__).parents[2] / "src" / "lading"
 
-COMMANDS = sorted(
-    [
+COMMANDS = [
+    *(
         "compact",
         "completion",
         "df",
@@ -29,21 +29,9 @@ COMMANDS = sorted(
         "import-log",
         "inspect",
         "keygen",
-        "kill",
-        "log",
-        "logs",
-        "ps",
-        "rename",
-        "rm",
-        "run",
-        "seal",
-        "serve",
-        "start",
-        "stop",
-        "version",
-        "wait",
-    ]
-)
+    ),
+    *("kill", "log", "logs", "ps", "rename", "rm", "run", "seal", "serve", "start", "stop", "version", "wait"),
+]
 
 _IMPORTED = """
 import json, sys, types
