@@ -14,6 +14,7 @@ from typing import Literal
 
 import attrs
 
+from lading.engine.observe import belongs
 from lading.engine.runtime import cgroup_of
 from lading.events.container import ContainerState, Phase
 from lading.events.views import CONTAINERS, IMAGES, LAYERS
@@ -71,7 +72,7 @@ def _look(paths: Paths, log: Log) -> list[Difference]:
 def _processes(paths: Paths, states: dict[str, ContainerState]) -> Iterator[Difference]:
     top = cgroup_of(paths)
     for key, state in states.items():
-        if state.process is not None and not is_alive(state.process):
+        if state.process is not None and not _runs(paths, state):
             yield Difference(
                 "process",
                 key,
@@ -89,11 +90,16 @@ def _processes(paths: Paths, states: dict[str, ContainerState]) -> Iterator[Diff
             yield Difference("process", key, f"processes {shown} run, and the log {where}", "open the store")
 
 
+def _runs(paths: Paths, state: ContainerState) -> bool:
+    """Whether its process is alive, and this store's: a copy of a log names the processes of the original."""
+    return state.process is not None and is_alive(state.process) and belongs(paths, state.id, state.process)
+
+
 def _mounts(paths: Paths, states: dict[str, ContainerState]) -> Iterator[Difference]:
     bundles = paths.run / "bundles"
     mounted = {mount.relative_to(bundles).parts[0] for mount in mounts_below(bundles)}
     for key, state in states.items():
-        if state.process is not None and is_alive(state.process) and key not in mounted:
+        if _runs(paths, state) and key not in mounted:
             yield Difference("mount", key, "it runs, and its root is not mounted", "stop it and start it again")
     for key in sorted(mounted):
         known = states.get(key)

@@ -114,6 +114,17 @@ class Database:
         finally:
             self._leave()
 
+    def copy(self, directory: Path) -> None:
+        """Copy the file as it is at this instant, without its free pages, to ``directory/data.mdb``.
+
+        A read transaction for as long as that takes. Raises ``lmdb.Error``.
+        """
+        env = self._enter()
+        try:
+            env.copy(os.fspath(directory), compact=True)
+        finally:
+            self._leave()
+
     def drop_table(self, txn: lmdb.Transaction, name: str) -> None:
         """Delete a table that no release knows any more, if it is there."""
         assert self._env is not None

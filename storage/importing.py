@@ -7,6 +7,7 @@ one before it ended, each record (``events.foreign``), and that it can have happ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import attrs
 import lmdb
 
 from lading.events.codec import GENESIS, decode_record
-from lading.events.errors import ExportInvalid, Invalid, LadingError, StoreBroken, StoreCorrupt
+from lading.events.errors import ExportInvalid, HostError, Invalid, LadingError, StoreCorrupt
 from lading.events.foreign import check_foreign
 from lading.storage.database import Database
 from lading.storage.environment import open_log
@@ -56,7 +57,9 @@ def import_history(root: Path, sources: Iterable[tuple[str, BinaryIO]]) -> Impor
         except StoreCorrupt as error:
             raise history.blame(error) from error
         except lmdb.Error as error:
-            raise StoreBroken(str(error)) from error
+            raise HostError(
+                f"write the log ({error}) in", os.fspath(root), 0, "see whether its disk is full"
+            ) from error
         finally:
             log.close()
         assert history.last is not None

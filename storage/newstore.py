@@ -23,6 +23,12 @@ from lading.storage.trees import remove_tree
 __all__ = ["Making", "making_store", "sync_directory"]
 
 _FILES = ("layers", "blobs", "containers")
+_EMPTY = {
+    *_FILES,
+    *("lading.sock", "lock", "log", "lost+found", "serve.lock", "serve.log", "skeleton", "staging", "trash"),
+    "store.json.new",
+}
+"""What a directory may have in it that has no store: what somebody left who did not get as far."""
 
 
 @attrs.frozen
@@ -66,6 +72,7 @@ def making_store(root: Path) -> Iterator[Making]:
     Leaving the block by an error removes what was made in it, and ``root`` if that was. Raises ``InUse``, or
     ``HostError`` where a store, or anything of one, is already.
     """
+    _check_empty(root)
     made = not root.exists()
     locked = (root / "lock").exists()
     try:
@@ -106,10 +113,11 @@ def _check_empty(root: Path) -> None:
     if (root / "store.json").exists():
         hint = "a store is there already; name an empty directory, or one that isn't there, with --root"
         raise HostError("make a store in", os.fspath(root), errno.EEXIST, hint)
-    for name in (*_FILES, "blobs/sha256"):
+    for name, known in ((".", _EMPTY), *((name, {"sha256"}) for name in (*_FILES, "blobs/sha256"))):
         with contextlib.suppress(FileNotFoundError):
-            if set(os.listdir(root / name)) - {"sha256"}:
-                hint = f"no store is there, but its {name} are: remove them, or name another --root"
+            if found := sorted(set(os.listdir(root / name)) - known):
+                what = os.path.normpath(f"{name}/{found[0]}")
+                hint = f"no store is there, but {what} is: see what that is, or name another --root"
                 raise HostError("make a store in", os.fspath(root), errno.ENOTEMPTY, hint)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from lading.engine.cli import backup as cli_backup
 from lading.engine.cli import compact as cli_compact
 from lading.engine.cli import containers as cli_containers
 from lading.engine.cli import df as cli_df
@@ -114,6 +115,7 @@ for _command in (
     *cli_compact.COMMANDS,
     *cli_move.COMMANDS,
     *cli_seal.COMMANDS,
+    *cli_backup.COMMANDS,
     *cli_doctor.COMMANDS,
     *cli_serve.COMMANDS,
 ):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import click
 
 from lading.engine.cli.client import Place
+from lading.engine.cli.progress import showing_progress
 
 if TYPE_CHECKING:
     from lading.storage.export import Header
@@ -54,12 +55,12 @@ def export(place: Place, output: str, after: int, until: int | None, compress: b
     history = read_log(root)
     try:
         header, last = _part(history, read_identity(root), after, until)
-        with _opened(output) as out, _bar("exporting", last - header.after) as advance:
-            done = write_export(out, header, _pages(history, header.after, last, advance), compress=compress)
+        with _opened(output) as out, showing_progress("exporting") as told:
+            done = write_export(out, header, _pages(history, header.after, last, told), compress=compress)
     finally:
         history.close()
     if output != "-":
-        print(f"{output}: {done.records} records up to position {done.position}, sha256 {done.sha256}")
+        print(f"{output}: {done.records} records up to position {done.position}, chain {done.chain.hex()}")
     return 0
 
 
@@ -83,15 +84,13 @@ def _part(history: Log, store: str, after: int, until: int | None) -> tuple[Head
 
 
 def _pages(
-    history: Log, after: int, last: int, advance: Callable[[int], None]
+    history: Log, after: int, last: int, told: Callable[[int, int], None]
 ) -> Iterator[list[tuple[int, bytes]]]:
-    while after < last:
-        page = history.read_raw(after, min(_PAGE, last - after))
-        if not page:
-            return
+    position = after
+    while position < last and (page := history.read_raw(position, min(_PAGE, last - position))):
         yield page
-        advance(len(page))
-        after = page[-1][0]
+        position = page[-1][0]
+        told(position - after, last - after)
 
 
 @contextlib.contextmanager
@@ -141,9 +140,9 @@ def import_log(place: Place, files: tuple[str, ...]) -> int:
 
     from lading.storage.importing import import_history
 
-    with contextlib.ExitStack() as stack:
-        advance = stack.enter_context(_bar("importing", _size(files)))
-        done = import_history(Path(place.root), _sources(files, advance))
+    total = _size(files)
+    with showing_progress("importing") as told:
+        done = import_history(Path(place.root), _sources(files, total, told))
     print(f"imported {done.position} records of store {done.store}")
     return 0
 
@@ -153,36 +152,35 @@ def _size(files: tuple[str, ...]) -> int:
     return sum(os.stat(file).st_size for file in files if file != "-")
 
 
-def _sources(files: tuple[str, ...], advance: Callable[[int], None]) -> Iterator[tuple[str, BinaryIO]]:
+def _sources(
+    files: tuple[str, ...], total: int, told: Callable[[int, int], None]
+) -> Iterator[tuple[str, BinaryIO]]:
+    from lading.events.errors import HostError
+
+    done = 0
     for file in files:
-        with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
-            yield file, cast("BinaryIO", _Counted(source, advance))
+        try:
+            opened = contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise HostError("read", file, error.errno or 0) from error
+        with opened as source:
+            counted = _Counted(source, done, total, told)
+            yield file, cast("BinaryIO", counted)
+        done = counted.done
 
 
 class _Counted:
-    """A file that tells how much of it was read."""
+    """A file that tells how much of it, after ``before``, and of ``total`` bytes in all, was read."""
 
-    def __init__(self, source: BinaryIO, advance: Callable[[int], None]) -> None:
-        self._source, self._advance = source, advance
+    def __init__(self, source: BinaryIO, before: int, total: int, told: Callable[[int, int], None]) -> None:
+        self.done = before
+        self._source, self._total, self._told = source, total, told
 
     def read(self, size: int) -> bytes:
         data = self._source.read(size)
-        self._advance(len(data))
+        self.done += len(data)
+        self._told(self.done, self._total)
         return data
-
-
-@contextlib.contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error if that is a terminal; gives what to call with each step's size."""
-    if not sys.stderr.isatty():
-        yield lambda step: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total or None)
-        yield lambda step: progress.advance(task, step)
 
 
 COMMANDS = (export, import_log)

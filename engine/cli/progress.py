@@ -1,4 +1,4 @@
-"""How far something has come: a bar on a terminal, and a line now and then anywhere else; on standard error."""
+"""How far something has come, on standard error: a bar on a terminal, elsewhere lines if they are wanted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ _STEP = 5
 
 
 @contextmanager
-def showing_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def showing_progress(what: str, *, lines: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Gives what to call with how far it has come, and how far it is to go. Nothing is shown until that is
     called.
     """
     if sys.stderr.isatty():
         with _bar(what) as progress:
             yield progress
-    else:
+    elif lines:
         yield _lines(what)
+    else:
+        yield lambda at, of: None
 
 
 @contextmanager

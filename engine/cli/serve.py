@@ -59,7 +59,7 @@ async def _serve(place: Place, idle: float | None) -> None:
 
     async with open_bare_nursery() as nursery:
         nursery.start_soon(tell)
-        with showing_progress("making the views again") as progress:
+        with showing_progress("making the views again", lines=True) as progress:
             await serve_engine(place.root, place.socket, idle, progress)
         nursery.cancel_scope.cancel()
 

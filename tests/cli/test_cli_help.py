@@ -17,20 +17,23 @@ from lading.engine.cli.main import group
 SOURCE = Path(__file__).parents[2] / "src" / "lading"
 
 COMMANDS = [
+    *("backup", "compact", "completion", "df", "diff", "doctor", "export", "images", "import", "import-log"),
     *(
-        "compact",
-        "completion",
-        "df",
-        "diff",
-        "doctor",
-        "export",
-        "images",
-        "import",
-        "import-log",
         "inspect",
         "keygen",
+        "kill",
+        "log",
+        "logs",
+        "ps",
+        "rename",
+        "restore",
+        "rm",
+        "run",
+        "seal",
+        "serve",
+        "start",
     ),
-    *("kill", "log", "logs", "ps", "rename", "rm", "run", "seal", "serve", "start", "stop", "version", "wait"),
+    *("stop", "version", "wait"),
 ]
 
 _IMPORTED = """

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import pty
+import signal
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
-from cli_program import Cli
+from cli_program import Cli, wait_until
 from pasts import STORE, make_store, some_past
 
 from lading.storage.store import read_log
@@ -95,6 +97,23 @@ def test_what_can_not_be_done_is_one_line(cli: Cli, words: list[str], said: str)
     assert said in done.stderr
     assert done.stderr.startswith("lading: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while it waits for the rest of its input."""
+    cli = Cli(tmp_path / "store")
+    process = cli.start("import-log", "-", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write('{"format":')
+    process.stdin.flush()
+    wait_until(lambda: (cli.root / "staging").exists(), "its beginning")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert not cli.root.exists()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        assert stream is not None
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
 
 
 def test_an_export_that_fails_leaves_the_old_file(cli: Cli, tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ from lading.storage.environment import open_log
 from lading.storage.export import Header, write_export
 from lading.storage.importing import import_history
 from lading.storage.log import Append, Log
-from lading.storage.store import open_store, read_identity, read_log
+from lading.storage.store import open_store, own_root, read_identity, read_log
 
 PAST = some_past()
 DIGEST = "sha256:" + "1" * 64
@@ -244,8 +246,6 @@ def test_records_that_can_not_be_decoded_are_refused(root: Path, bodies: list[An
 @given(st.data())
 def test_a_fuzzed_history_raises_nothing_but_our_own(tmp_path: Path, data: Any) -> None:
     """Bodies with values changed at random, chained again: made, or refused without a trace."""
-    import msgpack
-
     past = some_past(1)
     bodies = [msgpack.unpackb(whole[:-32]) for _, whole in past]
     value = (
@@ -273,19 +273,65 @@ def test_no_store_is_ever_replaced(root: Path) -> None:
     with pytest.raises(HostError, match="a store is there already"):
         make_store(root, some_past(1))
     assert sorted(path.relative_to(root) for path in root.rglob("*")) == before
-    opened = open_store(root)
+    other = root.parent / "other"
+    other.mkdir()
+    lock = own_root(other)
     try:
         with pytest.raises(InUse):
-            make_store(root, PAST)
+            make_store(other, PAST)
     finally:
-        opened.close()
+        os.close(lock)
+    assert os.listdir(other) == ["lock"]
 
 
 def test_what_a_store_without_its_identity_has_is_not_touched(root: Path) -> None:
     (root / "containers" / CID).mkdir(parents=True)
-    with pytest.raises(HostError, match="no store is there, but its containers are"):
+    with pytest.raises(HostError, match=f"no store is there, but containers/{CID} is"):
         make_store(root, PAST)
     assert sorted(path.name for path in root.rglob("*")) == [CID, "containers"]
+
+
+def test_a_directory_of_something_else_is_not_touched(root: Path) -> None:
+    """Neither its mode nor what is in it: somebody's home is no place for a store."""
+    root.mkdir(mode=0o755)
+    (root / "mine").touch()
+    with pytest.raises(HostError, match="no store is there, but mine is"):
+        make_store(root, PAST)
+    assert os.listdir(root) == ["mine"]
+    assert root.stat().st_mode & 0o777 == 0o755
+
+
+def test_records_of_an_older_schema_are_moved_as_they_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that has upcasters exports and imports what an older one wrote, and folds what it means today."""
+    from lading.events import codec
+    from lading.events.container import Exited
+
+    bodies = [msgpack.unpackb(whole[:-32]) for _, whole in PAST]
+    for body in bodies:
+        if body[9] == "container.exited":
+            body[11] = body[11][:3]
+    past = with_bodies(bodies)
+    monkeypatch.setitem(codec.SCHEMAS, "container.exited", (Exited, 2))
+    monkeypatch.setitem(codec.UPCASTERS, ("container.exited", 1), lambda fields: [*fields, "it was older"])
+    data = exported(past)
+    assert data.count(b'"type":"container.exited","schema":1,"fields":[1,null,0]') == 2
+    imported(root, data)
+    log = read_log(root)
+    try:
+        assert log.read_raw() == past
+        assert log.verify().records == len(past)
+        whys = [record.event.why for record in log.read() if isinstance(record.event, Exited)]
+        assert whys == ["it was older"] * 2
+    finally:
+        log.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own")
+def test_a_full_disk_leaves_no_store(tmpfs: Callable[[str], Path]) -> None:
+    place = tmpfs("size=200k")
+    with pytest.raises(HostError, match="see whether its disk is full"):
+        make_store(place / "root", some_past(300))
+    assert os.listdir(place) == []
 
 
 CRASHING = """
