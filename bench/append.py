@@ -99,6 +99,7 @@ def puts_of(directory: Path, most: int) -> list[list[Put]]:
     """What the log in ``directory`` wrote into its tables for each of its first ``most`` events."""
     log = open_log(directory, readonly=True)
     replay, puts, after = Replay(), [], 0
+    numbers: dict[str, int] = {}
     while len(puts) < most and (page := log.read_raw(after, 1000)):
         for position, stored in page:
             replay.feed([(position, stored)])
@@ -107,12 +108,15 @@ def puts_of(directory: Path, most: int) -> list[list[Put]]:
             stream, event = record.stream.encode(), record.event
             key = stream.replace(b"/", b"\0")
             state = replay.get(CONTAINERS, record.stream.removeprefix("container/"))
+            number = numbers.setdefault(record.stream, position).to_bytes(8, "big")
             one: list[Put] = [
                 ("log", place, stored),
-                ("stream", stream + b"\0" + version, place),
-                ("head", stream, version),
+                ("stream", number + version, place),
+                ("command", record.command.encode() + b"\0" + place, (1).to_bytes(8, "big")),
                 ("view", key, None if state is None else encode_state(state)),
             ]
+            if record.version == 1:
+                one.append(("name", stream, place))
             if isinstance(event, Created | Removed):
                 made = isinstance(event, Created)
                 holder = encode_state(ClaimState(record.stream)) if made else None

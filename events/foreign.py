@@ -42,12 +42,17 @@ from lading.events.store import ENGINE_STREAM, StoreCreated
 
 __all__ = ["check_foreign"]
 
+_LONGEST = 64
+
 
 def check_foreign(record: Record, store: str) -> None:
     """Raise ``Invalid`` for a record that no engine of the store called ``store`` can have written."""
     stream = _stream(record, store)
     if record.stream != stream:
         raise Invalid("stream", record.stream, f"a record of this event is in stream {stream}")
+    for name, text in (("command", record.command), ("event id", record.event_id)):
+        if len(text) > _LONGEST:
+            raise Invalid(name, text, f"it is longer than {_LONGEST} characters")
     if isinstance(record.event, StoreCreated) != (record.position == 1):
         raise Invalid("record", record.position, "a history begins with the making of its store, and has one")
 

@@ -28,8 +28,9 @@ from lading.events.codec import decode_record, encode_state
 from lading.events.container import Removed
 from lading.events.errors import HostError, Invalid, NotInHistory, StoreCorrupt
 from lading.storage.database import Database
+from lading.storage.draft import stream_number
 from lading.storage.export import Header, read_export, write_export
-from lading.storage.keys import U64, command_key, past_key, stream_key
+from lading.storage.keys import U64, command_key, name_key, past_key, stream_key
 from lading.storage.meta import Base, read_base, write_base
 from lading.storage.past import changes_between, fold_past
 from lading.storage.snapshots import Mark, find_mark, marks, past_states, put_mark, state_digest
@@ -232,9 +233,11 @@ def _clear_records(db: Database, txn: lmdb.Transaction, base: int, limit: int) -
             cursor.delete()
         record = decode_record(stored, position)
         txn.delete(command_key(record.command, position), db=tables["command"])
-        gone = (record.version - 1, record.version) if isinstance(record.event, Removed) else (record.version - 1,)
-        for version in gone:
-            txn.delete(stream_key(record.stream, version), db=tables["stream"])
+        number = stream_number(db, txn, record.stream)
+        txn.delete(stream_key(number, record.version - 1), db=tables["stream"])
+        if isinstance(record.event, Removed):
+            txn.delete(stream_key(number, record.version), db=tables["stream"])
+            txn.delete(name_key(record.stream), db=tables["name"])
     return True
 
 

@@ -23,17 +23,20 @@ from lading.events.codec import (
     encode_state,
     event_tag,
 )
+from lading.events.construct import constructor
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.errors import CommandReused, Conflict, Invalid, StoreCorrupt
 from lading.events.ids import CommandId
 from lading.events.views import View, project
 from lading.storage.database import Database
-from lading.storage.keys import U64, command_key, stream_key, view_key
+from lading.storage.keys import U64, command_key, name_key, stream_key, view_key
 from lading.storage.meta import read_base
 
-__all__ = ["Append", "Draft", "Pending", "decoded", "first_append"]
+__all__ = ["Append", "Draft", "Pending", "decoded", "first_append", "stream_number"]
 
 S = TypeVar("S")
+
+_record = constructor(Record)
 
 
 @attrs.frozen
@@ -61,12 +64,13 @@ class Pending:
     position: int
     chain: bytes
     kinds: Mapping[str, tuple[int, str]]
-    known_states: Mapping[bytes, Any]
-    known_versions: Mapping[str, int]
-    states: dict[bytes, Any] = attrs.field(factory=dict)
-    versions: dict[str, int] = attrs.field(factory=dict)
+    known_states: Mapping[tuple[View[Any], str], Any]
+    known_streams: Mapping[str, tuple[int, int]]
+    states: dict[tuple[View[Any], str], Any] = attrs.field(factory=dict)
+    streams: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     new_kinds: bool = False
     records: list[tuple[bytes, bytes]] = attrs.field(factory=list)
+    names: list[tuple[bytes, bytes]] = attrs.field(factory=list)
     index: list[tuple[bytes, bytes]] = attrs.field(factory=list)
     commands: list[tuple[bytes, bytes]] = attrs.field(factory=list)
     stored: dict[bytes, bytes | None] = attrs.field(factory=dict)
@@ -81,6 +85,7 @@ class Pending:
             if cursor.putmulti(self.records, append=True)[1] != len(self.records):
                 raise StoreCorrupt(self.position, "the log already goes further than its writer knows")
         for table, entries in (
+            ("name", sorted(self.names)),
             ("stream", sorted(self.index)),
             ("command", sorted(self.commands)),
             ("view", states),
@@ -92,8 +97,8 @@ class Pending:
             txn.delete(key, db=db.tables["view"])
         if self.new_kinds:
             txn.put(b"kinds", msgpack.packb(self.kinds), db=db.tables["meta"])
-        entries_written = 2 * len(self.records) + len(self.commands) + len(self.stored) + 1
-        size = sum(map(_size, (self.records, self.index, self.commands, states)))
+        entries_written = 3 * len(self.records) + len(self.commands) + len(self.stored) + 1
+        size = sum(map(_size, (self.records, self.names, self.index, self.commands, states)))
         return entries_written, size
 
 
@@ -106,7 +111,7 @@ class Draft:
 
     def __init__(self, db: Database, txn: lmdb.Transaction, pending: Pending) -> None:
         self._db, self._txn, self._pending = db, txn, pending
-        self._states: dict[bytes, Any] = {}
+        self._states: dict[tuple[View[Any], str], Any] = {}
 
     def decide(self, member: Append) -> tuple[Record, ...]:
         """The records that ``member`` becomes, or, for a retry, became; accepted into the pending batch.
@@ -125,16 +130,16 @@ class Draft:
     def _decide(self, member: Append) -> tuple[Record, ...]:
         pending = self._pending
         position, chain = pending.position, pending.chain
-        versions: dict[str, int] = {}
-        raw, index, records = [], [], []
+        streams: dict[str, tuple[int, int]] = {}
+        raw, names, index, records = [], [], [], []
         for proposed, event_id in zip(member.events, member.ids, strict=True):
             stream = proposed.stream
-            version = versions[stream] if stream in versions else self._version(stream)
+            number, version = streams[stream] if stream in streams else self._stream(stream)
             if proposed.expect is not None and proposed.expect != version:
                 raise Conflict(stream, proposed.expect, version)
             position += 1
             version += 1
-            record = Record(
+            envelope = (
                 position,
                 stream,
                 version,
@@ -143,19 +148,22 @@ class Draft:
                 member.actor,
                 member.command,
                 member.cause,
-                proposed.event,
-                b"",
             )
+            record = _record(*envelope, proposed.event, b"")
             project(record, self)
             stored, chain = encode_record(record, chain)
             key = U64.pack(position)
             raw.append((key, stored))
-            versions[stream] = version
-            index.append((stream_key(stream, version), key))
-            records.append(attrs.evolve(record, chain=chain))
+            if version == 1:
+                number = position
+                names.append((name_key(stream), key))
+            streams[stream] = number, version
+            index.append((stream_key(number, version), key))
+            records.append(_record(*envelope, proposed.event, chain))
         command = (command_key(member.command, pending.position + 1), U64.pack(len(records)))
         stored_states = {
-            key: None if state is None else encode_state(state) for key, state in self._states.items()
+            view_key(*place): None if state is None else encode_state(state)
+            for place, state in self._states.items()
         }
         for record in records:
             tag = event_tag(record.event)
@@ -166,9 +174,10 @@ class Draft:
             pending.commands.append(command)
         pending.position, pending.chain = position, chain
         pending.records += raw
+        pending.names += names
         pending.index += index
         pending.times.append(member.time)
-        pending.versions.update(versions)
+        pending.streams.update(streams)
         pending.states.update(self._states)
         pending.stored.update(stored_states)
         answer = tuple(records)
@@ -193,40 +202,47 @@ class Draft:
             raise CommandReused(member.command, first[0].position)
         return first
 
-    def _version(self, stream: str) -> int:
-        for known in (self._pending.versions, self._pending.known_versions):
+    def _stream(self, stream: str) -> tuple[int, int]:
+        for known in (self._pending.streams, self._pending.known_streams):
             if stream in known:
                 return known[stream]
-        return stream_version(self._db, self._txn, stream)
+        return stream_head(self._db, self._txn, stream)
 
     # -- the views, as this member sees them ----------------------------------------------------------------
 
     def get(self, view: View[S], key: str) -> S | None:
-        full = view_key(view, key)
+        place = view, key
         for known in (self._states, self._pending.states, self._pending.known_states):
-            if full in known:
-                state: S | None = known[full]
+            if place in known:
+                state: S | None = known[place]
                 return state
-        stored = self._txn.get(full, db=self._db.tables["view"])
+        stored = self._txn.get(view_key(view, key), db=self._db.tables["view"])
         return None if stored is None else decoded(view, key, stored)
 
     def put(self, view: View[S], key: str, state: S) -> None:
-        self._states[view_key(view, key)] = state
+        self._states[view, key] = state
 
     def delete(self, view: View[S], key: str) -> None:
-        self._states[view_key(view, key)] = None
+        self._states[view, key] = None
 
 
-def stream_version(db: Database, txn: lmdb.Transaction, stream: str) -> int:
-    """How many events ``stream`` has."""
-    last = stream_key(stream, (1 << 64) - 1)
+def stream_head(db: Database, txn: lmdb.Transaction, stream: str) -> tuple[int, int]:
+    """The number of ``stream``, and how many events it has; (0, 0) if there is none."""
+    number = stream_number(db, txn, stream)
+    if not number:
+        return 0, 0
+    last = stream_key(number, (1 << 64) - 1)
     with txn.cursor(db=db.tables["stream"]) as cursor:
         if not ((cursor.set_range(last) and cursor.key() == last) or cursor.prev()):
-            return 0
+            return number, 0
         key = cursor.key()
-    if len(key) != len(last) or key[: -U64.size] != last[: -U64.size]:
-        return 0
-    return int(U64.unpack(key[-U64.size :])[0])
+    return number, U64.unpack(key[U64.size :])[0] if key.startswith(U64.pack(number)) else 0
+
+
+def stream_number(db: Database, txn: lmdb.Transaction, stream: str) -> int:
+    """The number of ``stream``; 0 if there is none."""
+    stored = txn.get(name_key(stream), db=db.tables["name"])
+    return 0 if stored is None else U64.unpack(stored)[0]
 
 
 def first_append(db: Database, txn: lmdb.Transaction, command: str) -> tuple[Record, ...] | None:

@@ -3,7 +3,8 @@
 ::
 
     log      position                                       -> record bytes || chain (events/codec)
-    stream   stream name, NUL, version                      -> position
+    name     stream name                                    -> the stream's number: the position of its first event
+    stream   stream's number, version                       -> position
     command  command id, NUL, first position of an append   -> how many records that append has
     view     view name, NUL, key                            -> the state's bytes
     past     epoch, view name, NUL, key, NUL, position      -> the state's bytes then; empty: it was not there
@@ -12,7 +13,8 @@
 
 Numbers in keys are 8 bytes, big endian, so that they sort. ``log`` is the truth; every other table is made from
 it and can be made again (``storage/rebuild``), except for what stands for records that were compacted away: the
-snapshot at the base, and the last entry of each stream from before it.
+snapshot at the base, and the name and last entry of each stream from before it. Streams are numbered so that new
+entries of the index come near its end, instead of anywhere: a commit writes fewer pages.
 
 ``meta``: the format's number; the store's identity; the views' names and schemas; the kinds of event that occur
 in the log; and, once the log was compacted, the base: the last position that is gone, and the chain there.
@@ -25,11 +27,12 @@ from typing import Any
 
 from lading.events.views import View
 
-__all__ = ["TABLES", "U64", "command_key", "past_key", "state_key", "stream_key", "view_key"]
+__all__ = ["TABLES", "U64", "command_key", "name_key", "past_key", "state_key", "stream_key", "view_key"]
 
-TABLES = ("log", "stream", "command", "view", "past", "mark", "meta")
+TABLES = ("log", "name", "stream", "command", "view", "past", "mark", "meta")
 
 U64 = struct.Struct(">Q")
+TWO = struct.Struct(">QQ")
 
 _LONGEST = 511
 """LMDB's MDB_MAXKEYSIZE."""
@@ -47,9 +50,16 @@ def state_key(text: str) -> bytes:
     return _checked(text.encode(), _AROUND)
 
 
-def stream_key(stream: str, version: int) -> bytes:
-    """Where the position of event ``version`` of ``stream`` is."""
-    return _checked(stream.encode() + b"\0" + U64.pack(version))
+def name_key(stream: str) -> bytes:
+    """Where the number of ``stream`` is; ``ValueError`` for a name that can't be one."""
+    if not stream:
+        raise ValueError("a stream needs a name")
+    return _checked(stream.encode())
+
+
+def stream_key(number: int, version: int) -> bytes:
+    """Where the position of event ``version`` of the stream with this number is."""
+    return TWO.pack(number, version)
 
 
 def command_key(command: str, position: int) -> bytes:

@@ -25,7 +25,7 @@ from lading.events.store import ENGINE_STREAM
 from lading.events.views import View
 from lading.storage.compact import Segment, clear, rebase
 from lading.storage.database import Database, why_failed
-from lading.storage.draft import Append, Draft, Pending, decoded, first_append
+from lading.storage.draft import Append, Draft, Pending, decoded, first_append, stream_number
 from lading.storage.keys import U64, command_key, stream_key, view_key
 from lading.storage.meta import Base, read_base, read_kinds
 from lading.storage.past import Past, fold_past, since_mark
@@ -35,7 +35,8 @@ from lading.storage.verify import Progress, Verified, verify_log
 
 __all__ = ["Append", "Log", "Verified"]
 
-_CACHE = 8192
+_CACHE = 32_768
+"""States, and streams, that are remembered so that they need not be read and decoded for the next change."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -56,8 +57,8 @@ class Log:
             self._kinds: Mapping[str, tuple[int, str]] = read_kinds(self.db, txn)
             mark = find_mark(self.db, txn, self._position)
         self._marked = 0 if mark is None else mark.position
-        self._states: dict[bytes, Any] = {}
-        self._versions: dict[str, int] = {}
+        self._states: dict[tuple[View[Any], str], Any] = {}
+        self._streams: dict[str, tuple[int, int]] = {}
         # What changed since the last mark, and when: not known until the first snapshot needs it.
         self._dirty: set[bytes] | None = set() if self._position == self._marked else None
         self._times: tuple[int, int] | None = None
@@ -95,11 +96,7 @@ class Log:
         """
         answers, pending, marked = self._commit(lambda txn: self._write(txn, batch))
         self._position, self._chain, self._kinds = pending.position, pending.chain, pending.kinds
-        if len(self._states) > _CACHE or len(self._versions) > _CACHE:
-            self._states.clear()
-            self._versions.clear()
-        self._states.update(pending.states)
-        self._versions.update(pending.versions)
+        self._remember(pending)
         if marked:
             self._marked, self._dirty, self._times = pending.position, set(), None
         else:
@@ -107,6 +104,18 @@ class Log:
                 self._dirty.update(pending.stored)
             self._times = _spread(self._times, pending.times)
         return answers
+
+    def _remember(self, pending: Pending) -> None:
+        """Keep what is needed when the same things change again; what is gone is not."""
+        if len(self._states) > _CACHE or len(self._streams) > _CACHE:
+            self._states.clear()
+            self._streams.clear()
+        for place, state in pending.states.items():
+            if state is None:
+                self._states.pop(place, None)
+            else:
+                self._states[place] = state
+        self._streams.update(pending.streams)
 
     def _commit(self, work: Callable[[lmdb.Transaction], tuple[T, int, int]]) -> T:
         """``Database.write``, after whose failure this log is broken."""
@@ -125,7 +134,7 @@ class Log:
     def _write(
         self, txn: lmdb.Transaction, batch: Sequence[Append]
     ) -> tuple[tuple[list[tuple[Record, ...] | Refused | Invalid], Pending, bool], int, int]:
-        pending = Pending(self._position, self._chain, self._kinds, self._states, self._versions)
+        pending = Pending(self._position, self._chain, self._kinds, self._states, self._streams)
         answers: list[tuple[Record, ...] | Refused | Invalid] = []
         for member in batch:
             try:
@@ -139,7 +148,7 @@ class Log:
                 changed, times = since_mark(self.db, txn, pending.position)
                 dirty = set(changed)
             else:
-                dirty, times = self._dirty | pending.stored.keys(), _spread(self._times, pending.times)
+                dirty, times = self._dirty | pending.stored.keys(), _spread(self._times, pending.times) or (0, 0)
             more_entries, more = take(self.db, txn, pending.position, dirty, *times)
             entries, size = entries + more_entries, size + more
         return (answers, pending, marked), entries, size
@@ -209,15 +218,16 @@ class Log:
         """Up to ``limit`` records of ``stream`` whose version is past ``after``, in order; none that was
         compacted.
         """
-        try:
-            prefix = stream_key(stream, 0)[: -U64.size]
-        except ValueError:  # nothing is called that
-            return []
         positions: list[int] = []
         with self.db.read() as txn:
+            try:
+                number = stream_number(self.db, txn, stream)
+            except ValueError:  # nothing is called that
+                return []
             base = read_base(self.db, txn)
+            prefix = U64.pack(number)
             with txn.cursor(db=self.db.tables["stream"]) as cursor:
-                found = cursor.set_range(prefix + U64.pack(after + 1))
+                found = number and cursor.set_range(stream_key(number, after + 1))
                 while found and len(positions) < limit:
                     key, value = cursor.item()
                     if not key.startswith(prefix):
@@ -388,7 +398,7 @@ def _records(db: Database, txn: lmdb.Transaction, positions: Sequence[int], base
     return records
 
 
-def _spread(known: tuple[int, int] | None, times: Sequence[int]) -> tuple[int, int]:
-    """The least and the greatest of ``times`` and what was ``known`` before."""
+def _spread(known: tuple[int, int] | None, times: Sequence[int]) -> tuple[int, int] | None:
+    """The least and the greatest of ``times`` and what was ``known`` before; None if that is nothing."""
     every = (*(known or ()), *times)
-    return (min(every), max(every)) if every else (0, 0)
+    return (min(every), max(every)) if every else None

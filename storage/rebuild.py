@@ -9,7 +9,8 @@ from lading.events.codec import GENESIS, RELEASES, SCHEMAS
 from lading.events.errors import StoreCorrupt
 from lading.events.views import VIEWS
 from lading.storage.database import Database
-from lading.storage.keys import U64, command_key, past_key, stream_key
+from lading.storage.draft import stream_number
+from lading.storage.keys import U64, command_key, name_key, past_key, stream_key
 from lading.storage.meta import Base, read_base, view_schemas, write_kinds
 from lading.storage.snapshots import EVERY, Mark, put_mark, takes_all
 from lading.storage.walk import Fold, Progress, read_page
@@ -17,6 +18,8 @@ from lading.storage.walk import Fold, Progress, read_page
 __all__ = ["rebuild"]
 
 _PAGE = 4096
+_NUMBERS = 100_000
+"""Streams whose numbers are remembered on the way."""
 
 
 def rebuild(db: Database, txn: lmdb.Transaction, progress: Progress | None = None) -> tuple[None, int, int]:
@@ -53,10 +56,13 @@ class _Maker:
         self._db, self._txn = db, txn
         self.fold = Fold.from_base(db, txn, base, VIEWS)
         self.entries = self.size = 0
-        heads = _old_heads(db, txn, base)
-        for name in ("stream", "command", "view", "past", "mark"):
+        kept = {name: _old(db, txn, name, base) for name in ("name", "stream")}
+        for name in ("name", "stream", "command", "view", "past", "mark"):
             txn.drop(db.tables[name], delete=False)
-        self._put("stream", heads)
+        for name, entries in kept.items():
+            self._put(name, entries)
+        self._numbers: dict[str, int] = {}
+        self._names: list[tuple[bytes, bytes]] = []
         self._index: list[tuple[bytes, bytes]] = []
         self._commands: list[tuple[bytes, bytes]] = []
         self._kinds: dict[str, tuple[int, str]] = {}
@@ -72,10 +78,14 @@ class _Maker:
             raise StoreCorrupt(self.fold.position + 1, "the record is missing")
         fold = self.fold
         for entry, (position, stored) in zip(fold.opened(page), page, strict=True):
-            fold.fold(entry, stored)
+            try:
+                fold.fold(entry, stored)
+                number = self._number(entry[2], entry[3], position)
+            except ValueError as error:  # a key that is too long, in a log that came from elsewhere
+                raise StoreCorrupt(position, f"it can't be stored: {error}") from error
             fold.times.append(entry[5])
             fold.chain = stored[-len(GENESIS) :]
-            self._index.append((stream_key(entry[2], entry[3]), U64.pack(position)))
+            self._index.append((stream_key(number, entry[3]), U64.pack(position)))
             self._kinds[entry[9]] = SCHEMAS[entry[9]][1], RELEASES[entry[9]]
             append, same = self._append, (entry[7], entry[5], entry[8])
             if append is not None and append.same == same:
@@ -85,10 +95,30 @@ class _Maker:
                 self._append = _Appended(same, position, 1)
             if position - (0 if self._mark is None else self._mark.position) >= EVERY:
                 self._snapshot(*fold.spread())
+        self._put("name", sorted(self._names))
         self._put("stream", sorted(self._index))
         self._put("command", sorted(self._commands))
+        self._names.clear()
         self._index.clear()
         self._commands.clear()
+
+    def _number(self, stream: str, version: int, position: int) -> int:
+        """The number of ``stream``, which gets one with its first event."""
+        if version == 1:
+            self._names.append((name_key(stream), U64.pack(position)))
+            self._numbers[stream] = position
+        elif stream not in self._numbers:
+            if len(self._numbers) > _NUMBERS:
+                self._put("name", sorted(self._names))
+                self._names.clear()
+                self._numbers.clear()
+            found = stream_number(self._db, self._txn, stream)
+            if not found:
+                raise StoreCorrupt(
+                    position, f"it is event {version} of stream {stream}, of which there is no first"
+                )
+            self._numbers[stream] = found
+        return self._numbers[stream]
 
     def finish(self) -> None:
         """The last of it: the views as they are now, and what the tables are made for."""
@@ -131,8 +161,9 @@ class _Maker:
             cursor.putmulti(entries)
 
 
-def _old_heads(db: Database, txn: lmdb.Transaction, base: Base) -> list[tuple[bytes, bytes]]:
+def _old(db: Database, txn: lmdb.Transaction, table: str, base: Base) -> list[tuple[bytes, bytes]]:
+    """The entries of a table that stand for records before the base."""
     if not base.position:
         return []
-    with txn.cursor(db=db.tables["stream"]) as cursor:
+    with txn.cursor(db=db.tables[table]) as cursor:
         return [(key, value) for key, value in cursor if U64.unpack(value)[0] <= base.position]

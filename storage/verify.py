@@ -16,6 +16,7 @@ from lading.events.compaction import LogCompacted
 from lading.events.errors import StoreCorrupt
 from lading.events.views import VIEWS
 from lading.storage.database import Database
+from lading.storage.draft import stream_number
 from lading.storage.keys import U64, command_key, past_key, stream_key
 from lading.storage.meta import Base, read_base, read_kinds
 from lading.storage.snapshots import Mark, find_mark, marks, state_then
@@ -87,7 +88,7 @@ class _Check:
         self.base = read_base(db, txn)
         self.fold = Fold.from_base(db, txn, self.base, VIEWS)
         self._marks: dict[int, Mark] = {}
-        self._in_epoch = self._snapshots = self._entries = self._commands = 0
+        self._streams = self._in_epoch = self._snapshots = self._entries = self._commands = 0
         self._kinds: set[str] = set()
         self._left_of_command = 0
         self._compacted: LogCompacted | None = None
@@ -131,10 +132,15 @@ class _Check:
 
     def _index(self, txn: lmdb.Transaction, position: int, stream: str, version: int) -> None:
         table, key = self.db.tables["stream"], U64.pack(position)
-        if txn.get(stream_key(stream, version), db=table) != key:
+        number = stream_number(self.db, txn, stream)
+        if version == 1:
+            self._streams += 1
+            if number != position:
+                raise StoreCorrupt(position, f"stream {stream} begins with it, and is said to begin elsewhere")
+        if txn.get(stream_key(number, version), db=table) != key:
             raise StoreCorrupt(position, f"it is not in the index of stream {stream}")
         if version > 1:
-            before = txn.get(stream_key(stream, version - 1), db=table)
+            before = txn.get(stream_key(number, version - 1), db=table)
             if before is None or before >= key:
                 raise StoreCorrupt(position, f"its version in stream {stream} is {version}")
 
@@ -183,12 +189,16 @@ class _Check:
         if self._left_of_command:
             raise StoreCorrupt(last + 1, "the index of commands has an append that goes past the end of the log")
         counts = {
-            name: txn.stat(db.tables[name])["entries"] for name in ("log", "stream", "command", "past", "mark")
+            name: txn.stat(db.tables[name])["entries"]
+            for name in ("log", "name", "stream", "command", "past", "mark")
         }
         records = last - self.base.position
         if counts["log"] != records + _left_over(db, txn, "log", self.base):
             raise StoreCorrupt(last + 1, "the log has records that are not in its order")
         old = sum(1 for _ in _old_heads(db, txn, self.base)) if self.base.position else 0
+        named = self._streams + sum(1 for _ in _old_names(db, txn, self.base))
+        if counts["name"] != named:
+            raise StoreCorrupt(last + 1, "there are names of streams that the log doesn't have")
         if counts["stream"] != records + old:
             raise StoreCorrupt(last + 1, "the index of streams names records that the log has not")
         old_commands = 0
@@ -240,6 +250,14 @@ def _left_over(db: Database, txn: lmdb.Transaction, table: str, base: Base) -> i
             count += 1
             found = cursor.next()
     return count
+
+
+def _old_names(db: Database, txn: lmdb.Transaction, base: Base) -> list[bytes]:
+    """The names of streams that began before the base."""
+    if not base.position:
+        return []
+    with txn.cursor(db=db.tables["name"]) as cursor:
+        return [key for key, value in cursor if U64.unpack(value)[0] <= base.position]
 
 
 def _old_heads(db: Database, txn: lmdb.Transaction, base: Base) -> list[bytes]:

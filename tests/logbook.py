@@ -89,7 +89,7 @@ def grown(log: Log) -> Log:
 def append(log: Log, *events: Proposed, time: int) -> None:
     ids = tuple(f"{number:032x}" for number in range(len(events)))
     (answer,) = log.append([Append(events, ids, time, ACTOR, CommandId(f"{log.position:032x}"))])
-    assert not isinstance(answer, Refused), answer
+    assert isinstance(answer, tuple), answer
 
 
 def busy(log: Log, steps: int, seed: int = 1, reopen: Any = None) -> Iterator[Log]:

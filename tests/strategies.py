@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
+import attrs
 from hypothesis import strategies as st
 
 from lading.events.claims import ClaimKind, ClaimReleased, ClaimTaken
@@ -198,8 +199,11 @@ TAGS = ("docker.io/library/a:1", "docker.io/library/b:1", "docker.io/library/a:2
 
 
 @st.composite
-def histories(draw: Draw, most: int = 25) -> list[tuple[Proposed, ...]]:
-    """Members for one log, from its first record on, every one of which is allowed where it stands."""
+def histories(draw: Draw, most: int = 25, storable: bool = False) -> list[tuple[Proposed, ...]]:
+    """Members for one log, from its first record on, every one of which is allowed where it stands.
+
+    With ``storable``, none is refused because the sizes of an image's layers add up to more than 64 bits.
+    """
     members: list[tuple[Proposed, ...]] = [(Proposed(ENGINE_STREAM, StoreCreated("0" * 32, 1), 0),)]
     states: dict[str, ContainerState] = {}
     versions: dict[str, int] = {}
@@ -236,6 +240,8 @@ def histories(draw: Draw, most: int = 25) -> list[tuple[Proposed, ...]]:
 
     def layer() -> Proposed:
         event = draw(EVENTS[LayerAdded])
+        if storable:
+            event = attrs.evolve(event, disk_bytes=event.disk_bytes >> 8)
         layers.append(event.chain)
         return propose(layer_stream(event.chain), event)
 
