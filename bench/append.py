@@ -33,18 +33,17 @@ import trio
 from _history import ACTOR, life
 from _report import Report
 
+from lading.engine.core import new_command_id
 from lading.engine.journal import open_journal
 from lading.events.claims import ClaimState
 from lading.events.codec import decode_record, encode_state
 from lading.events.container import Created, Removed
 from lading.events.envelope import Proposed
-from lading.events.ids import CommandId
 from lading.events.replay import Replay
 from lading.events.views import CONTAINERS
 from lading.storage.environment import open_log
 
 LEVELS = (1, 16, 64, 512, 4096)
-COMMAND = CommandId("c0" * 16)
 Put = tuple[str, bytes, bytes | None]
 """(table, key, value), without a value to delete the key."""
 
@@ -78,8 +77,10 @@ async def through_journal(directory: Path, appenders: int, seconds: float) -> Me
         for proposed in lives(number):
             if over:
                 return
+            if proposed.expect == 0:
+                command = new_command_id()  # one request for each life, as ``containers.run`` makes it
             began = time.perf_counter()
-            await journal.append((proposed,), actor=ACTOR, command=COMMAND)
+            await journal.append((proposed,), actor=ACTOR, command=command)
             took.append(time.perf_counter() - began)
 
     async with open_journal(log) as journal, trio.open_nursery() as nursery:
@@ -129,8 +130,8 @@ def puts_of(directory: Path, most: int) -> list[list[Put]]:
 
 def bare(directory: Path, puts: Sequence[Sequence[Put]], batch: int, seconds: float) -> Measured:
     """``puts`` in commits of ``batch`` events, by LMDB alone, for so many seconds or until there are no more."""
-    env = lmdb.open(str(directory), map_size=1 << 40, max_dbs=5)
-    tables = {name: env.open_db(name.encode()) for name in ("log", "stream", "head", "view", "meta")}
+    env = lmdb.open(str(directory), map_size=1 << 40, max_dbs=8)
+    tables = {name: env.open_db(name.encode()) for name in ("log", "name", "stream", "command", "view", "meta")}
     took: list[float] = []
     count, began = 0, time.perf_counter()
     for at in range(0, len(puts), batch):
