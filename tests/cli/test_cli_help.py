@@ -33,7 +33,7 @@ COMMANDS = [
         "serve",
         "start",
     ),
-    *("stop", "version", "wait"),
+    *("stop", "timeline", "version", "wait"),
 ]
 
 _IMPORTED = """
