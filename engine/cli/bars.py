@@ -238,8 +238,8 @@ def _moment(nanoseconds: int, utc: bool) -> datetime:
 
 def _name(at: int, step: int, utc: bool) -> str:
     moment = _moment(at, utc)
-    if step >= 365 * _DAY:
-        return f"{moment:%Y}"
+    if step >= 90 * _DAY:
+        return f"{moment:%b %Y}"
     if step >= _DAY or (step >= 60 * _SECOND and (moment.hour, moment.minute) == (0, 0)):
         return f"{moment:%b} {moment.day}"
     if step >= 60 * _SECOND:

@@ -168,7 +168,7 @@ def _draw(
     start, end = _extent(lives, told, since, now)
     ascii_only = not _prints("█─×…")
     lines = list(bars(lives, start, end, columns, utc=utc, ascii_only=ascii_only))
-    _show(_heading(start, end, now, utc, window.end - window.after), lines)
+    _show(_heading(start, end, until is None and end >= now, utc, window.end - window.after), lines)
     if hidden:
         print(f"{hidden} more that changed before these: --all shows them, --since, --last or a name chooses.")
 
@@ -184,7 +184,7 @@ def _extent(lives: Sequence[Life], told: Timeline, since: int | None, now: int) 
     return min(start, end), end
 
 
-def _heading(start: int, end: int, now: int, utc: bool, count: int) -> str:
+def _heading(start: int, end: int, to_now: bool, utc: bool, count: int) -> str:
     from datetime import UTC, datetime
 
     from lading.engine.cli.tables import duration
@@ -193,7 +193,7 @@ def _heading(start: int, end: int, now: int, utc: bool, count: int) -> str:
     if not utc:
         first, last = first.astimezone(), last.astimezone()
     same_day = first.date() == last.date()
-    until = "now" if end >= now else f"{last:%H:%M:%S}" if same_day else f"{last:%Y-%m-%d %H:%M:%S}"
+    until = "now" if to_now else f"{last:%H:%M:%S}" if same_day else f"{last:%Y-%m-%d %H:%M:%S}"
     zone = "UTC" if utc else "local time"
     return f"{first:%Y-%m-%d %H:%M:%S} to {until} ({zone}), {duration((end - start) / 1e9)}, records: {count}"
 

@@ -216,8 +216,8 @@ function drawMarks(row, middle) {
     shown = x;
     dot(x, middle, list[index], ours);
   }
-  for (const [code, failed, asked, at] of row.outcomes) {
-    if (at < view.from || at > view.to || !(failed || (code !== 0 && !asked))) continue;
+  for (const [, , , at, position] of row.outcomes) {
+    if (at < view.from || at > view.to || !failed.has(position)) continue;
     pen.globalAlpha = chosen.command === null ? 1 : 0.3;
     cross(xOf(at), middle);
     pen.globalAlpha = 1;
@@ -279,7 +279,8 @@ function drawName(row, middle) {
   pen.textAlign = "left";
   pen.font = row.store ? `italic 13px ${colours.sans}` : `500 13px ${colours.sans}`;
   pen.fillStyle = state || row.store ? colours.ink : colours.quiet;
-  pen.fillText(fitting(nameOf(row), view.left - (row.store ? 32 : 48)), row.store ? 16 : 33, middle + 0.5);
+  const name = state && state.name ? printable(state.name) : nameOf(row); // as it is called at this moment
+  pen.fillText(fitting(name, view.left - (row.store ? 32 : 48)), row.store ? 16 : 33, middle + 0.5);
 }
 
 const nameOf = (row) => printable(row.name || row.id.slice(0, 12));

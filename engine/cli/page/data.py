@@ -166,7 +166,9 @@ def _row(life: Life, base: int) -> dict[str, Any]:
             [None if each.phase is None else str(each.phase), _ms(each.start, base), _ms(each.end, base)]
             for each in life.segments
         ],
-        "outcomes": [[each.exit_code, each.failed, each.asked, _ms(each.at, base)] for each in life.outcomes],
+        "outcomes": [
+            [each.exit_code, each.failed, each.asked, _ms(each.at, base), each.position] for each in life.outcomes
+        ],
     }
 
 

@@ -34,6 +34,10 @@ for (const event of events) {
   byCommand.get(event.command).push(event);
 }
 
+// What ended in failure, and nobody had asked for it.
+const failures = rows.flatMap((row) => row.outcomes.filter(([code, failed, asked]) => failed || (code !== 0 && !asked)));
+const failed = new Set(failures.map((outcome) => outcome[4]));
+
 // -- the fold ---------------------------------------------------------------------------------------------
 //
 // What events.container.evolve and events.views.project do, by the table that the data has. A container whose
@@ -149,7 +153,7 @@ const moment = (at) => new Date(BASE_MS + at);
 function utcText(nanoseconds) {
   const whole = BigInt(nanoseconds);
   const text = new Date(Number(whole / 1000000n)).toISOString();
-  return `${text.slice(0, 19).replace("T", " ")}.${String(whole % 1000000000n).padStart(9, "0")} UTC`;
+  return `${text.slice(0, 19).replace("T", " ")}.${String(whole % 1000000000n).padStart(9, "0")}`;
 }
 
 function localText(nanoseconds) {

@@ -188,6 +188,7 @@ document.addEventListener("keydown", (event) => {
 
 // -- the rest ---------------------------------------------------------------------------------------------
 
+// Above the slider, along the log: how many runs began there, and how many ended in failure.
 function drawDensity() {
   const strip = document.getElementById("density");
   const scale = window.devicePixelRatio || 1;
@@ -201,9 +202,7 @@ function drawDensity() {
   const wrong = new Array(bins).fill(0);
   for (const event of events) {
     const bin = Math.min(Math.floor(((event.index + 0.5) / events.length) * bins), bins - 1);
-    const data = event.data;
-    const failed = event.tag === "container.start-failed" || (event.tag === "container.exited" && data.exit_code !== 0);
-    if (failed) wrong[bin] += 1;
+    if (failed.has(event.position)) wrong[bin] += 1;
     else if (event.tag === "container.started") ends[bin] += 1;
   }
   const most = Math.max(...ends, ...wrong, 1);

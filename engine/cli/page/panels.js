@@ -40,7 +40,6 @@ function fillHead() {
 function fillLegend() {
   const present = new Set(rows.flatMap((row) => row.segments.map((segment) => segment[0] ?? "unknown")));
   const kinds = [...source.phases, "unknown"].filter((phase) => present.has(phase));
-  const failed = rows.some((row) => row.outcomes.some(([code, fail, asked]) => fail || (code !== 0 && !asked)));
   const sample = (paint) => {
     const small = node("canvas", { width: 44, height: 28, "aria-hidden": "true" });
     const ink = small.getContext("2d");
@@ -51,7 +50,7 @@ function fillLegend() {
   const items = kinds.map((phase) =>
     node("li", {}, sample((ink) => bar(ink, phase === "unknown" ? null : phase, 0, 22, 7)), phase),
   );
-  if (failed) {
+  if (failures.length) {
     items.push(node("li", {}, sample((ink) => {
       ink.fillStyle = colours.bad;
       ink.arc(11, 7, 5.5, 0, 2 * Math.PI);
