@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["dev", ".ci/run", "examples/rootfs.sh"]
+SCRIPTS = ["dev", ".ci/run", "docs/timeline.sh", "examples/rootfs.sh"]
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:

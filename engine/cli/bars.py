@@ -145,7 +145,7 @@ def _ending(life: Life, state: str) -> Span:
 
 
 def _went_wrong(outcome: Outcome) -> bool:
-    return outcome.failed or (outcome.exit_code != 0 and not outcome.asked)
+    return outcome.failed or (outcome.exit_code not in (0, None) and not outcome.asked)
 
 
 def _cells(life: Life, start: int, end: int, columns: int) -> list[str]:

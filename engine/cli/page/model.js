@@ -35,7 +35,7 @@ for (const event of events) {
 }
 
 // What ended in failure, and nobody had asked for it.
-const failures = rows.flatMap((row) => row.outcomes.filter(([code, failed, asked]) => failed || (code !== 0 && !asked)));
+const failures = rows.flatMap((row) => row.outcomes.filter(([code, failed, asked]) => failed || (code !== null && code !== 0 && !asked)));
 const failed = new Set(failures.map((outcome) => outcome[4]));
 
 // -- the fold ---------------------------------------------------------------------------------------------
