@@ -11,6 +11,6 @@ export TZ=UTC
 "$1/.venv/bin/python" "$1/examples/history.py" /srv/lading
 "$1/.venv/bin/lading" --root /srv/lading timeline --html /srv/page.html
 chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir=/srv/profile \
-  --window-size=1480,1050 --virtual-time-budget=2000 --screenshot="$1/docs/timeline.png" \
+  --window-size=1480,1100 --virtual-time-budget=2000 --screenshot="$1/docs/timeline.png" \
   "file:///srv/page.html#$2" 2>/dev/null
 TEXT
