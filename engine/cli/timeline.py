@@ -11,12 +11,12 @@ import click
 
 from lading.engine.cli.client import Place
 from lading.engine.cli.complete import complete_container
-from lading.engine.cli.logs import parse_time
 
 if TYPE_CHECKING:
     from lading.engine.cli.bars import Line
     from lading.engine.cli.window import Window
     from lading.events.lives import Life, Timeline
+    from lading.events.moments import Moment
 
 __all__ = ["COMMANDS"]
 
@@ -25,18 +25,18 @@ _WIDTH = 100
 _NARROWEST = 40
 
 
-def _moment(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+def _moment(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Moment | None:
     import time
 
-    from lading.engine.api.words import parse_instant
     from lading.events.errors import Invalid
+    from lading.events.moments import parse_moment
 
     if text is None:
         return None
     try:
-        return parse_instant(parse_time(text, time.time()), "time")
-    except (ValueError, OverflowError, Invalid):
-        raise click.BadParameter(f"{text!r} is no time: give 10m, 2025-01-31T10:00:00Z or seconds.") from None
+        return parse_moment(text, time.time_ns())
+    except Invalid as error:
+        raise click.BadParameter(f"{text!r} is no time: {error.why}.") from None
 
 
 @click.command(
@@ -47,7 +47,7 @@ def _moment(_context: click.Context, _parameter: click.Parameter, text: str | No
         "  lading timeline --json | jq -r .name"
     )
 )
-@click.option("--since", metavar="WHEN", callback=_moment, help="From then on: 2h, a date, or seconds.")
+@click.option("--since", metavar="WHEN", callback=_moment, help="From then on: 2h, a date or a position.")
 @click.option("--until", metavar="WHEN", callback=_moment, help="Up to then.")
 @click.option("-a", "--all", "every", is_flag=True, help=f"A row for every container, not for {_ROWS} at most.")
 @click.option(
@@ -67,8 +67,8 @@ def _moment(_context: click.Context, _parameter: click.Parameter, text: str | No
 def timeline(
     place: Place,
     containers: tuple[str, ...],
-    since: int | None,
-    until: int | None,
+    since: Moment | None,
+    until: Moment | None,
     every: bool,
     last: int | None,
     utc: bool,
@@ -87,26 +87,24 @@ def timeline(
     from lading.events.lives import trace
     from lading.storage.store import read_log
 
-    if since is not None and until is not None and until < since:
-        raise click.UsageError("--until is before --since.")
     if html is not None and as_json:
         raise click.UsageError("--html and --json are one too many.")
     history = read_log(Path(place.root))
     try:
-        window = open_window(history, since or 0, until)
+        window = open_window(history, since, until)
         told = trace(window.records(), window.containers_before(), marks=False)
         lives = _chosen(told.lives, containers, last)
         if html is not None:
             from lading.engine.cli.page.document import write_page
 
             chosen = lives if containers or last is not None else None
-            write_page(html, window, chosen, root=place.root, since=since, until=until)
+            write_page(html, window, chosen, root=place.root)
         elif as_json:
             for life in lives:
                 print(json.dumps(_as_dict(life), ensure_ascii=False))
         else:
             rows = lives if every or last is not None else _latest(lives, _ROWS)
-            _draw(window, told, rows, len(lives) - len(rows), since, until, width, utc)
+            _draw(window, told, rows, len(lives) - len(rows), width, utc)
     finally:
         history.close()
     return 0
@@ -150,8 +148,6 @@ def _draw(
     told: Timeline,
     lives: Sequence[Life],
     hidden: int,
-    since: int | None,
-    until: int | None,
     width: int | None,
     utc: bool,
 ) -> None:
@@ -159,16 +155,27 @@ def _draw(
     import time
 
     from lading.engine.cli.bars import bars
+    from lading.engine.cli.window import window_end
 
     if not lives:
-        print("No container lived then." if since is not None or until is not None else "No container yet.")
+        whole = window.after < window.log.first and window.end == window.log.head()
+        print("No container yet." if whole else "No container lived then.")
         return
     columns = width or (max(shutil.get_terminal_size().columns, _NARROWEST) if sys.stdout.isatty() else _WIDTH)
-    now = time.time_ns() if until is None else min(until, time.time_ns())
-    start, end = _extent(lives, told, since, now)
+    now = window_end(window, told.last, time.time_ns())
+    start, end = _extent(lives, told, window.since, now)
     ascii_only = not _prints("█─×…")
     lines = list(bars(lives, start, end, columns, utc=utc, ascii_only=ascii_only))
-    _show(_heading(start, end, until is None and end >= now, utc, window.end - window.after), lines)
+    _show(
+        _heading(
+            start,
+            end,
+            window.end == window.log.head() and window.until is None and end >= now,
+            utc,
+            window.end - window.after,
+        ),
+        lines,
+    )
     if hidden:
         print(f"{hidden} more that changed before these: --all shows them, --since, --last or a name chooses.")
 

@@ -142,6 +142,22 @@ def test_a_part_of_the_time_shows_what_was_there_already(evening: Cli) -> None:
     assert squeezed(found["lost"][0]) == "─"
 
 
+def test_two_positions_are_what_lies_between_them(evening: Cli) -> None:
+    """With everybody who was there, drawn to the moment of the last record."""
+    whole = [json.loads(line) for line in evening("log", "--json").stdout.splitlines()]
+    asked = evening("timeline", "--since", "@12", "--until", "@17", "--utc").stdout
+    assert asked.splitlines()[0].endswith("records: 5")
+    assert whole[16]["utc"][11:19] in asked.splitlines()[0]
+    assert set(rows(asked)) == {"web", "crash", "missing", "lost"}
+    assert "No container lived then." in evening("timeline", "--since", "@0", "--until", "@1").stdout
+    assert set(rows(evening("timeline", "--since", "@9999", "--utc").stdout)) == {
+        "crash",
+        "missing",
+        "lost",
+        "web",
+    }
+
+
 def test_names_stand_for_everyone_who_had_them(evening: Cli) -> None:
     assert set(rows(evening("timeline", "web", *UNTIL).stdout)) == {"old", "web"}
     whole = past.identity("crash 5")
@@ -226,8 +242,8 @@ def test_ticks_are_round_and_about_as_many_as_fit(seconds: float, names: set[str
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--since", "yesterday"), "'yesterday' is no time"),
-        (("--since", "10", "--until", "5"), "--until is before --since"),
+        (("--since", "noon"), "'noon' is no time: give a position"),
+        (("--until", "99999999999999"), "not between 1970 and 2262"),
         (("--html", "x", "--json"), "one too many"),
         (("--width", "3"), "3 is not in the range"),
         (("-n", "0"), "0 is not in the range"),

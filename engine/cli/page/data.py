@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from lading.engine.cli.events import Words, as_dict, details
-from lading.engine.cli.window import Window
+from lading.engine.cli.window import Window, window_end
 from lading.events.codec import SCHEMAS
 from lading.events.container import LIFECYCLE, ContainerState, Phase
 from lading.events.errors import Invalid
@@ -41,8 +41,6 @@ def page_data(
     containers: Collection[str] | None = None,
     *,
     root: str = "",
-    since: int | None = None,
-    until: int | None = None,
 ) -> dict[str, Any]:
     """Everything the page shows of ``window``; with ``containers``, of those and of the images.
 
@@ -50,9 +48,9 @@ def page_data(
     """
     earlier = {key: state for key, state in window.containers_before().items() if _wanted(key, containers)}
     told = trace(_bounded(window, containers), earlier)
-    now = time.time_ns() if until is None else min(until, time.time_ns())
-    base = since if since is not None else told.first if told.marks else now
-    base = min(base, told.first) if told.marks else base
+    now = window_end(window, told.last, time.time_ns())
+    starts = [each for each in (window.since, told.first if told.marks else None) if each is not None]
+    base = min(starts, default=now)
     goes_on = any(life.segments and life.segments[-1].end is None for life in told.lives)
     end = max(now if goes_on or not told.marks else told.last, told.last)
     lists = _Lists()
@@ -75,8 +73,8 @@ def page_data(
         "before": {
             "position": window.after,
             "containers": [plain_state(state) for state in earlier.values()],
-            "images": [[key, list(state.tags)] for view, key, state in window.before.items() if view is IMAGES],
-            "tags": [[key, state.image] for view, key, state in window.before.items() if view is TAGS],
+            "images": [[key, list(state.tags)] for key, state in window.before.scan(IMAGES)],
+            "tags": [[key, state.image] for key, state in window.before.scan(TAGS)],
         },
     }
 

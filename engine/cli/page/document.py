@@ -50,8 +50,6 @@ def write_page(
     lives: Sequence[Life] | None = None,
     *,
     root: str = "",
-    since: int | None = None,
-    until: int | None = None,
 ) -> None:
     """Write the page of ``window``, of ``lives`` only if given, to the file ``path``; ``-`` is standard output.
 
@@ -61,7 +59,7 @@ def write_page(
     if path != "-":
         _check(path)
     containers = None if lives is None else {life.container for life in lives}
-    document = page(page_data(window, containers, root=root, since=since, until=until)).encode()
+    document = page(page_data(window, containers, root=root)).encode()
     if path == "-":
         sys.stdout.buffer.write(document)
         sys.stdout.buffer.flush()

@@ -239,7 +239,16 @@ function open() {
 }
 
 slider.max = String(events.length);
-slider.addEventListener("input", () => choose(Number(slider.value)));
+let sliding = 0;
+slider.addEventListener("input", () => {
+  if (!sliding) sliding = requestAnimationFrame(slide); // as often as it is drawn, however fast it moves
+});
+
+function slide() {
+  sliding = 0;
+  choose(Number(slider.value));
+}
+
 filter.addEventListener("input", narrow);
 plot.addEventListener("scroll", redraw);
 document.getElementById("back").addEventListener("click", () => choose(chosen.count - 1));

@@ -1,7 +1,7 @@
 // What is said in words: the legend, the facts, one event, and the state of everything at a moment.
 // Text from the history is only ever set as text.
 
-const MOST_ROWS = 300;
+const MOST_ROWS = 100;
 const detail = document.getElementById("detail");
 
 function node(name, words = {}, ...inside) {
@@ -20,8 +20,8 @@ const counted = (count, one, many = `${one}s`) => `${number(count)} ${count === 
 const shortId = (id) => id.replace(/^sha256:/, "").slice(0, 12);
 const familiar = (name) => printable(name.replace(/^docker\.io\/(library\/)?/, ""));
 const title = (tag) => {
-  const words = tag.replace(/^(container|image|layer|store|tag)\./, "").replaceAll("-", " ");
-  const said = { added: `${tag.split(".")[0]} added`, set: "tag set" }[words] || (tag === "store.created" ? "store created" : words);
+  const [kind, what] = tag.split(".");
+  const said = (kind === "container" ? what : `${kind} ${what}`).replaceAll("-", " ");
   return said.charAt(0).toUpperCase() + said.slice(1);
 };
 
