@@ -158,6 +158,21 @@ def test_two_positions_are_what_lies_between_them(evening: Cli) -> None:
     }
 
 
+@pytest.mark.real
+def test_a_compacted_store_is_drawn_from_what_it_keeps(fresh: Cli) -> None:
+    """Everybody who was there then is drawn from the edge, by name and image, though the beginning is gone."""
+    past.write_store(fresh.root, past.evening())
+    fresh("compact", "--before", "@20")
+    lines = fresh("timeline", "--json", "--until", str(past.START // past.SECOND + 101)).stdout.splitlines()
+    told = {life["name"]: life for life in map(json.loads, lines)}
+    assert set(told) == {"old", "crash", "missing", "lost", "blink", "web"}
+    for name in ("old", "crash", "missing", "lost"):
+        assert told[name]["segments"][0]["start"] is None
+        assert told[name]["image_name"] == "app:1"
+    assert told["web"]["segments"][0]["start"] == past.START + 90 * past.SECOND
+    assert set(rows(fresh("timeline", "--since", "@1", "--utc").stdout)) == set(told)
+
+
 def test_names_stand_for_everyone_who_had_them(evening: Cli) -> None:
     assert set(rows(evening("timeline", "web", *UNTIL).stdout)) == {"old", "web"}
     whole = past.identity("crash 5")
