@@ -22,7 +22,6 @@ import attrs
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """How WebDriver calls a reference to an element (W3C WebDriver, section 11)."""
 
-_MARK = "LADING_TEST_BROWSER"
 _ARGUMENTS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-crash-reporter"),
@@ -36,7 +35,7 @@ class Browser:
 
     address: str
     session: str
-    profile: str
+    processes: dict[int, tuple[int, str]] = attrs.field(factory=dict)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         url = f"{self.address}/session/{self.session}{path}"
@@ -104,28 +103,25 @@ def open_browser() -> Iterator[Browser]:
         raise FileNotFoundError("chromium and chromedriver")
     with tempfile.TemporaryDirectory(prefix="lading-browser-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [driver, "--port=0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
+            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        browser = Browser("", "")
         try:
-            address = _address(process)
+            browser.address = _address(process)
             options = {"binary": chromium, "args": [*_ARGUMENTS, f"--user-data-dir={profile}"]}
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-            made = _ask("POST", f"{address}/session", {"capabilities": {"alwaysMatch": wanted}})
-            browser = Browser(address, made["sessionId"], profile)
-            try:
-                yield browser
-            finally:
-                browser.ask("DELETE", "")
+            made = _ask("POST", f"{browser.address}/session", {"capabilities": {"alwaysMatch": wanted}})
+            browser.session = made["sessionId"]
+            yield browser
         finally:
+            browser.processes = _descendants(process.pid)
+            if browser.session:
+                browser.ask("DELETE", "")
             process.terminate()
             process.wait(10)
             assert process.stdout is not None
             process.stdout.close()
-            _end(profile)
+            _end(browser)
 
 
 def _address(driver: subprocess.Popen[str]) -> str:
@@ -136,21 +132,36 @@ def _address(driver: subprocess.Popen[str]) -> str:
     raise RuntimeError("chromedriver did not start")
 
 
-def marked(profile: str) -> list[int]:
-    """The processes that descend from the driver of ``profile``, whoever their parent is by now."""
-    word = f"{_MARK}={profile}".encode()
-    found = []
+def alive(browser: Browser) -> list[int]:
+    """Which of the browser's own processes, as many as it had at its end, are still there."""
+    now = _processes()
+    return [pid for pid, (_, started) in browser.processes.items() if pid in now and now[pid][1] == started]
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Every process: pid -> its parent's and when it started (proc_pid_stat(5)); zombies are gone."""
+    found = {}
     for entry in os.listdir("/proc"):
-        with suppress(OSError):
-            if entry.isdecimal() and word in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
-                found.append(int(entry))
+        if entry.isdecimal():
+            with suppress(OSError):
+                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                if fields[0] != "Z":
+                    found[int(entry)] = (int(fields[1]), fields[19])
     return found
 
 
-def _end(profile: str) -> None:
-    """Wait for whatever is left of the browser, and end what does not go by itself."""
+def _descendants(of: int) -> dict[int, tuple[int, str]]:
+    every = _processes()
+    ours = {of}
+    while more := {pid for pid, (parent, _) in every.items() if parent in ours} - ours:
+        ours |= more
+    return {pid: every[pid] for pid in ours if pid in every}
+
+
+def _end(browser: Browser) -> None:
+    """Wait for whatever is left of it, and end what does not go by itself."""
     deadline = time.monotonic() + 5
-    while left := marked(profile):
+    while left := alive(browser):
         if time.monotonic() > deadline:
             for pid in left:
                 with suppress(ProcessLookupError):

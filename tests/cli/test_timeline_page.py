@@ -13,7 +13,7 @@ from typing import Any
 
 import past
 import pytest
-from browser import Browser, marked, open_browser
+from browser import Browser, alive, open_browser
 from cli_program import Cli
 from hypothesis import given, settings
 from strategies import histories
@@ -40,7 +40,8 @@ def browser() -> Iterator[Browser]:
             yield session
     except FileNotFoundError as missing:
         pytest.skip(f"the page is only tested with {missing}: ./dev setup installs them on Debian")
-    assert marked(session.profile) == [], "it must take all its processes with it"
+    assert len(session.processes) > 3
+    assert alive(session) == [], "it must take all its processes with it"
 
 
 @pytest.fixture(scope="module")
