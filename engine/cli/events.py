@@ -1,4 +1,4 @@
-"""Records in words, for ``lading log``: a row of a table, or a dict for JSON."""
+"""Records in words: rows of a table for ``lading log`` and ``lading events``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import attrs
 from lading.engine.cli.tables import ago, short_id
 from lading.events.codec import event_tag
 from lading.events.container import Created, Exited, Renamed
+from lading.events.described import as_dict
 from lading.events.envelope import Actor, Record
 from lading.events.errors import Invalid
 from lading.events.facts import Event
 from lading.events.image import ImageAdded, LayerAdded, Tagged
+from lading.events.moments import utc_time
 from lading.events.reference import parse_reference
 from lading.storage.log import Log
-from lading.storage.utc import utc_time
 
 __all__ = ["COLUMNS", "Words", "as_dict", "utc_time"]
 
@@ -25,34 +26,6 @@ COLUMNS = ("POSITION", "WHEN", "WHO", "STREAM", "WHAT", "DETAILS")
 
 _PAGE = 1000
 _UNKNOWN = "unknown"
-
-
-def as_dict(record: Record) -> dict[str, Any]:
-    """Every field of ``record``: names as in ``Record``, the event as ``type`` and ``data``, the chain in hex."""
-    return {
-        "position": record.position,
-        "stream": record.stream,
-        "version": record.version,
-        "event_id": record.event_id,
-        "time": record.time,
-        "utc": utc_time(record.time),
-        "actor": attrs.asdict(record.actor),
-        "command": record.command,
-        "cause": record.cause,
-        "type": event_tag(record.event),
-        "data": _plain(record.event),
-        "chain": record.chain.hex(),
-    }
-
-
-def _plain(value: Any) -> Any:
-    if attrs.has(type(value)):
-        return {field.name: _plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value.hex() if isinstance(value, bytes) else value
 
 
 class Words:
