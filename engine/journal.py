@@ -18,6 +18,7 @@ from typing import TypeVar, cast
 import attrs
 import trio
 
+from lading.engine.tail import Tail
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.errors import EngineClosed, LadingError, StoreBroken
 from lading.events.ids import CommandId
@@ -53,6 +54,7 @@ class Journal:
 
     def __init__(self, log: Log, clock: Callable[[], int], new_id: Callable[[], str]) -> None:
         self.log = log
+        self.tail = Tail(log.position)
         self.clock = clock
         self.new_id = new_id
         self._queue: queue.SimpleQueue[_Waiting | _Call | None] = queue.SimpleQueue()
@@ -176,11 +178,15 @@ class Journal:
 
     def _done(self, call: _Call) -> None:
         call.done.set()
+        self.tail.reach(self.position)
         self._deliver([])
 
     def _deliver(self, batch: list[_Waiting]) -> None:
         for waiting in batch:
+            if isinstance(waiting.answer, tuple):
+                self.tail.add(waiting.answer)
             trio.lowlevel.reschedule(waiting.task)
+        self.tail.tell()
         moved, self._moved = self._moved, trio.Event()
         moved.set()
 
@@ -221,3 +227,4 @@ async def open_journal(
             await journal._finished.wait()
         journal._thread.join()
         journal._moved.set()
+        journal.tail.close()
