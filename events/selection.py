@@ -34,7 +34,7 @@ from lading.events.ids import image_stream
 from lading.events.image import ImageAdded, Tagged
 from lading.events.reference import parse_reference
 
-__all__ = ["EVERYTHING", "Lookup", "Origin", "Selection", "SelectionWords", "origin_of", "select"]
+__all__ = ["EVERYTHING", "Lookup", "Origin", "Selection", "SelectionWords", "is_image", "origin_of", "select"]
 
 _HEX = re.compile(r"[0-9a-f]{1,64}")
 _COMMAND = re.compile(r"[0-9a-f]{1,32}")
@@ -116,7 +116,7 @@ class Selection:
         return any(self._from_image(origin) and self._labelled(origin.labels) for origin in made)
 
     def _from_image(self, origin: Origin) -> bool:
-        return not self.images or any(_is_image(word, origin) for word in self.images)
+        return not self.images or any(is_image(word, origin.image, origin.image_name) for word in self.images)
 
     def _labelled(self, labels: Mapping[str, str]) -> bool:
         return all(key in labels and (value is None or labels[key] == value) for key, value in self.labels)
@@ -220,21 +220,21 @@ def _image_word(word: str) -> str:
     return word
 
 
-def _is_image(word: str, origin: Origin) -> bool:
-    """Whether ``word`` is an id, the beginning of one, or a name of the image in ``origin``."""
+def is_image(word: str, image: str, name: str) -> bool:
+    """Whether ``word`` is the id ``image``, its beginning, or ``name`` in another form or without its tag."""
     bare = word.removeprefix("sha256:")
-    if _HEX.fullmatch(bare) and origin.image.removeprefix("sha256:").startswith(bare):
+    if _HEX.fullmatch(bare) and image.removeprefix("sha256:").startswith(bare):
         return True
-    if word == origin.image_name:
+    if word == name:
         return True
     if bare != word:
         return False
     try:
-        wanted, name = parse_reference(word), parse_reference(origin.image_name)
+        wanted, known = parse_reference(word), parse_reference(name)
     except Invalid:  # it was made by an id, which is no name
         return False
-    if (wanted.domain, wanted.path) != (name.domain, name.path):
+    if (wanted.domain, wanted.path) != (known.domain, known.path):
         return False
     if wanted.digest is not None:
-        return wanted.digest == name.digest
-    return ":" not in word.rpartition("/")[2] or wanted.tag == name.tag
+        return wanted.digest == known.digest
+    return ":" not in word.rpartition("/")[2] or wanted.tag == known.tag

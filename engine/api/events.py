@@ -2,7 +2,8 @@
 
 One record can be several of Docker's events or none: a stop that was asked for is a ``kill`` at once, and a
 ``die`` and a ``stop`` when the process is gone. What Docker attaches to an event (name, image, labels) is what
-held at that moment, so it is folded from the container's own stream, which outlives the container.
+held at that moment, which the container's own stream tells. Docker's daemon remembers its last 256 events; here
+``since`` goes back as far as the log does, over restarts and reboots.
 
 Source: Docker Engine API v1.47, SystemEvents.
 """
@@ -15,15 +16,14 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
-import trio
 
+from lading.engine.api.history import Window, each_page
 from lading.engine.api.request import Filters, filters_of, instant_of, labels_fit
 from lading.engine.api.shapes import UNKNOWN_EXIT, familiar
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Request, Send
 from lading.engine.http.router import Router
 from lading.events.container import (
-    ContainerState,
     Created,
     Exited,
     KillRequested,
@@ -35,40 +35,38 @@ from lading.events.container import (
     StartFailed,
     StartRequested,
     StopRequested,
-    evolve,
 )
 from lading.events.envelope import Record
-from lading.events.errors import EngineClosed
-from lading.events.image import ImageAdded, ImageState, Tagged
+from lading.events.ids import container_stream, image_stream
+from lading.events.image import ImageAdded, Tagged
+from lading.events.selection import Selection, is_image, select
 from lading.events.signals import signal_number
-from lading.events.views import IMAGES
+from lading.storage.log import Log
+from lading.storage.lookback import Lookback
 
 __all__ = ["add_event_route"]
 
-_PAGE: Final = 256
-_CACHE: Final = 4096
-_FILTERS: Final = frozenset(["type", "event", "container", "image", "label", "scope", "daemon"])
+_NEVER_HERE: Final = ("config", "daemon", "network", "node", "plugin", "secret", "service", "volume")
+_FILTERS: Final = frozenset(("container", "event", "image", "label", "scope", "type", *_NEVER_HERE))
+"""Docker's. Of some of these kinds nothing ever happens here, so they fit nothing."""
 
 
 @attrs.frozen
 class _Event:
-    """One of Docker's events. ``image``: the image it is about or its container is made from, if any."""
+    """One of Docker's events. ``image``: the id of the image it is about or its container is made from."""
 
     kind: str
     action: str
     id: str
     attributes: dict[str, str]
     time: int
-
-    @property
-    def image(self) -> str:
-        return self.id if self.kind == "image" else self.attributes.get("image", "")
+    image: str
 
     def shape(self) -> dict[str, Any]:
         return {
             "status": self.action,
             "id": self.id,
-            **({"from": self.image} if self.kind == "container" else {}),
+            **({"from": self.attributes.get("image", "")} if self.kind == "container" else {}),
             "Type": self.kind,
             "Action": self.action,
             "Actor": {"ID": self.id, "Attributes": self.attributes},
@@ -92,55 +90,56 @@ class _Events:
         if until and until < since:
             raise HttpError(400, "`since` time cannot be after `until` time")
         filters = filters_of(request, _FILTERS)
-        here = self._engine.log.position
-        left = (until - time.time_ns()) / 1e9
-        past = bool(until) and left <= 0
-        window = _Window(0 if since else here, here if past else None, since, until, filters)
+        window = self._window(since, until)
         async with request.respond(200, {"Content-Type": "application/json"}, endless=True) as send:
-            with trio.move_on_after(left) if until and not past else trio.CancelScope():
-                await self._send(window, send)
+            lines = _Lines(self._engine.core.log, filters, since, until, send)
+            await each_page(self._engine.log, _selection(filters), window, lines.send)
 
-    async def _send(self, window: _Window, send: Send) -> None:
-        """Page by page, with no transaction, queue or backlog between the pages, however slow the client."""
-        engine, after, last = self._engine, window.after, window.last
-        translator = _Translator(engine)
-        while last is None or after < last:
-            page = engine.log.read(after, _PAGE)
-            if not page:
-                try:
-                    await engine.core.journal.wait_past(after)
-                except EngineClosed:
-                    return
-                continue
-            lines = []
-            for record in page:
-                if record.time >= window.since and (not window.until or record.time <= window.until):
-                    events = translator.events(record)
-                    lines += [event.shape() for event in events if _fits(event, window.filters)]
-            after = page[-1].position
-            if lines:
-                await send(b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines))
-            else:
-                await trio.lowlevel.checkpoint()
+    def _window(self, since: int, until: int) -> Window:
+        """From ``since`` to ``until``. Without a beginning it is the present, or the past if it ends there.
+
+        (Docker's daemon would give what it has buffered, too, before a present that ends in the future.)
+        """
+        history = self._engine.log
+        past = 0 < until <= time.time_ns()
+        after = history.position_from(since) - 1 if since else 0 if past else history.position
+        after = max(after, history.first - 1)
+        if past:
+            return Window(after, history.position_at(until))
+        return Window(after, ends=until or None)
 
 
-@attrs.frozen
-class _Window:
-    """What to send: records past position ``after``, to ``last`` (None: for ever), between two instants."""
+def _selection(filters: Filters) -> Selection:
+    """Records that could give an event which fits: the rest need not be decoded."""
+    kinds = filters.get("type", ("container", "image"))
+    streams = {"container": ("container/",), "image": ("image/", "tag/")}
+    return select(streams=[stream for kind in kinds for stream in streams.get(kind, ())] or ["none"])
 
-    after: int
-    last: int | None
-    since: int
-    until: int
-    filters: Filters
+
+class _Lines:
+    """Sends what of each page of records is an event that fits, with nothing kept between the pages."""
+
+    def __init__(self, log: Log, filters: Filters, since: int, until: int, send: Send) -> None:
+        self._translator = _Translator(Lookback(log))
+        self._filters, self._since, self._until = filters, since, until
+        self._send = send
+
+    async def send(self, page: list[Record]) -> bool:
+        lines = []
+        for record in page:
+            events = self._translator.events(record)
+            if record.time >= self._since and (not self._until or record.time <= self._until):
+                lines += [event.shape() for event in events if _fits(event, self._filters)]
+        if lines:
+            await self._send(b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines))
+        return True
 
 
 class _Translator:
     """Records in order, though not necessarily all of them, to Docker's events."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._states: dict[str, ContainerState] = {}
+    def __init__(self, past: Lookback) -> None:
+        self._past = past
 
     def events(self, record: Record) -> list[_Event]:
         """What Docker would have told of ``record``."""
@@ -148,33 +147,27 @@ class _Translator:
         if record.stream.startswith("container/"):
             return list(self._of_container(record))
         if isinstance(event, ImageAdded):
-            return [
-                self._image(record, event.image, "import" if event.origin == "import" else "pull", event.image)
-            ]
+            action = event.origin if event.origin in ("import", "load") else "pull"
+            return [self._image(record, event.image, action, event.image)]
         if isinstance(event, Tagged):
             return [self._image(record, event.image, "tag", familiar(event.name))]
         return []
 
     def _image(self, record: Record, image: str, action: str, name: str) -> _Event:
-        state: ImageState | None = self._engine.core.log.get(IMAGES, image)
-        labels = dict(state.config.labels) if state else {}
-        return _Event("image", action, image, {**labels, "name": name}, record.time)
+        origin = self._past.origin(image_stream(image))
+        labels = origin.labels if origin else {}
+        return _Event("image", action, image, {**labels, "name": name}, record.time, image)
 
     def _of_container(self, record: Record) -> Iterator[_Event]:
-        before = self._before(record)
+        before, after = self._past.step(record)
+        container = record.stream.removeprefix(container_stream(""))
         event: Any = record.event
-        after = evolve(before, event, record.time)
-        if len(self._states) > _CACHE:
-            self._states.clear()
-        if isinstance(event, Removed):
-            self._states.pop(after.id, None)
-        else:
-            self._states[after.id] = after
 
         def told(action: str, **more: str) -> _Event:
-            spec = after.spec
-            fields = {**spec.labels, **more, "image": spec.image_name, "name": after.name}
-            return _Event("container", action, after.id, fields, record.time)
+            if after is None:
+                return _Event("container", action, container, more, record.time, "")
+            fields = {**after.spec.labels, **more, "image": after.spec.image_name, "name": after.name}
+            return _Event("container", action, container, fields, record.time, after.spec.image)
 
         match event:
             case Created():
@@ -182,16 +175,16 @@ class _Translator:
             case Started():
                 yield told("start")
             case Exited():
-                assert before is not None
                 code = UNKNOWN_EXIT if event.exit_code is None else event.exit_code
-                lasted = max(after.finished_at - before.started_at, 0) // 1_000_000_000
+                began = before.started_at if before else record.time
+                lasted = max((event.at or record.time) - began, 0) // 1_000_000_000
                 yield told("die", exitCode=str(code), execDuration=str(lasted))
-                if before.phase is Phase.STOPPING:
+                if before is not None and before.phase is Phase.STOPPING:
                     yield told("stop")
             case KillRequested() | StopRequested():
                 yield told("kill", signal=str(signal_number(event.signal)))
             case RemoveRequested():
-                if after.process is not None:
+                if after is not None and after.process is not None:
                     yield told("kill", signal="9")
             case Renamed():
                 yield told("rename", oldName=f"/{event.old}")
@@ -199,20 +192,6 @@ class _Translator:
                 yield told("destroy")
             case StartRequested() | StartFailed():
                 pass
-
-    def _before(self, record: Record) -> ContainerState | None:
-        """The container as it was just before ``record``, from the records we had or from its stream."""
-        container = record.stream.removeprefix("container/")
-        state = self._states.get(container)
-        version = state.version if state else 0
-        if version > record.version - 1:
-            state, version = None, 0
-        while version < record.version - 1:
-            for earlier in self._engine.log.read_stream(record.stream, version, record.version - 1 - version):
-                event: Any = earlier.event
-                state = evolve(state, event, earlier.time)
-                version = earlier.version
-        return state
 
 
 def _fits(event: _Event, filters: Filters) -> bool:
@@ -228,9 +207,8 @@ def _fits(event: _Event, filters: Filters) -> bool:
                     event.id.startswith(value) or value.removeprefix("/") in own for value in values
                 )
             case "image":
-                names = {event.image, event.attributes.get("name", "") if event.kind == "image" else ""}
-                names |= {name.rpartition(":")[0] for name in names if "/" not in name.rpartition(":")[2]}
-                fits = any(value in names or event.image == f"sha256:{value}" for value in values)
+                name = event.attributes.get("name" if event.kind == "image" else "image", "")
+                fits = any(is_image(value, event.image, name) for value in values)
             case "label":
                 fits = labels_fit(values, event.attributes)
             case "scope":

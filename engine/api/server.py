@@ -1,4 +1,4 @@
-"""The Docker Engine API: which handler answers what, and how the engine's errors are said in HTTP.
+"""The Docker Engine API, and routes of our own: which handler answers what, and how errors are said in HTTP.
 
 Stock Docker clients of API v1.24 to v1.47 can use it, within what this release has; what it hasn't is refused.
 Whoever can connect to the socket owns every container, which amounts to owning the machine: the socket is its
@@ -17,6 +17,7 @@ import trio
 
 from lading.engine.api.containers import add_container_routes
 from lading.engine.api.events import add_event_route
+from lading.engine.api.history import add_history_route
 from lading.engine.api.images import add_image_routes
 from lading.engine.api.request import API_MAXIMUM, check_version
 from lading.engine.api.retention import add_retention_routes
@@ -92,6 +93,7 @@ def api_handler(engine: Engine) -> Handler:
     add_stream_routes(router, engine)
     add_wait_route(router, engine)
     add_event_route(router, engine)
+    add_history_route(router, engine)
     add_retention_routes(router, engine)
     return router
 
