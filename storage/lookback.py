@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import Final, Protocol, TypeVar, cast
 
-from lading.events.container import ContainerEvent, ContainerState, Removed, evolve
+from lading.events.container import ContainerEvent, ContainerState, Created, Removed, Renamed, evolve
 from lading.events.envelope import Record
+from lading.events.facts import Event
 from lading.events.ids import container_stream
 from lading.events.image import ImageState
 from lading.events.selection import Origin, origin_of
 from lading.events.views import CONTAINERS, IMAGES, View
 from lading.storage.log import Log
 
-__all__ = ["Lookback"]
+__all__ = ["Lookback", "name_given"]
 
 _MOST: Final = 4096
 _PAGE: Final = 1000
@@ -82,6 +83,17 @@ class Lookback:
             _remember(self._states, stream, after)
         return known, after
 
+    def names(self, stream: str) -> list[tuple[int, str]]:
+        """What the container of ``stream`` was called: (version, the name that it had from then on), in order."""
+        names: list[tuple[int, str]] = []
+        version = 0
+        while page := self._log.read_stream(stream, version, _PAGE):
+            if not version and page[0].version > 1 and (before := self._beginning(stream)) is not None:
+                names.append((before.version, before.name))
+            names += [(record.version, name) for record in page if (name := name_given(record.event))]
+            version = page[-1].version
+        return names
+
     def _beginning(self, stream: str) -> ContainerState | None:
         """The container after the first record of its stream, or as it was before those that are kept."""
         for first in self._log.read_stream(stream, 0, 1):
@@ -94,6 +106,13 @@ class Lookback:
         if self._base is None or self._base[0] != first:
             self._base = first, self._log.at(first - 1)
         return self._base[1]
+
+
+def name_given(event: Event) -> str:
+    """The name that ``event`` gives its container, or nothing."""
+    if isinstance(event, Created):
+        return event.name
+    return event.new if isinstance(event, Renamed) else ""
 
 
 def _origin(views: _Reader, kind: str, key: str) -> Origin | None:

@@ -82,11 +82,15 @@ at_option = click.option(
 
 
 def target(*path: str, **query: object) -> str:
-    """The target of a request: each member of ``path`` is one segment. A query of None is left out."""
+    """The target of a request: each member of ``path`` is one segment. A query of None is left out.
+
+    An argument that is no text goes as the bytes that it is, so that the engine can say so.
+    """
     from urllib.parse import quote, urlencode
 
     words = {key: value for key, value in query.items() if value is not None}
-    return f"{API}/" + "/".join(quote(part, safe="") for part in path) + (f"?{urlencode(words)}" if words else "")
+    where = "/".join(quote(part, safe="", errors="surrogateescape") for part in path)
+    return f"{API}/{where}" + (f"?{urlencode(words, errors='surrogateescape')}" if words else "")
 
 
 async def get_json(client: Client, *path: str, **query: object) -> Any:

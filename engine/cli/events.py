@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from lading.engine.cli.tables import ago, short_id
 from lading.events.codec import event_tag
-from lading.events.container import Created, Exited, Renamed
+from lading.events.container import Created, Exited, RemoveFailed, Renamed, StartFailed
 from lading.events.described import as_dict
 from lading.events.envelope import Actor, Record
 from lading.events.errors import Invalid
@@ -19,26 +19,41 @@ from lading.events.image import ImageAdded, LayerAdded, Tagged
 from lading.events.moments import utc_time
 from lading.events.reference import parse_reference
 from lading.storage.log import Log
+from lading.storage.lookback import Lookback, name_given
 
-__all__ = ["COLUMNS", "Words", "as_dict", "utc_time"]
+__all__ = ["COLUMNS", "COMMAND", "DIM", "TONED", "Words", "as_dict", "tone", "utc_time"]
 
 COLUMNS = ("POSITION", "WHEN", "WHO", "STREAM", "WHAT", "DETAILS")
+DIM = (0, 1, 2)
+TONED = 4
+COMMAND = "COMMAND"
+"""A column more in front of the details, for who asks for it."""
 
-_PAGE = 1000
+_SHORT = 8
+_MOST = 4096
 _UNKNOWN = "unknown"
 
 
 class Words:
-    """Turns records into rows. Container names are those of the moment, read from the containers' streams."""
+    """Turns records into rows. Container names are those of the moment.
 
-    def __init__(self, log: Log, utc: bool) -> None:
-        self._log, self._utc = log, utc
+    They are read from ``log``; without one, they are those that ``learn`` was told and that records gave since.
+    """
+
+    def __init__(self, log: Log | None, utc: bool, commands: bool = False) -> None:
+        self._past = None if log is None else Lookback(log)
+        self._utc, self._commands = utc, commands
         self._now = time.time()
-        self._names: dict[str, str] = {}
+        self._names: dict[str, list[tuple[int, str]]] = {}
         self._users: dict[int, str] = {}
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The headings of the rows."""
+        return (*COLUMNS[:-1], COMMAND, COLUMNS[-1]) if self._commands else COLUMNS
+
     def row(self, record: Record) -> tuple[str, ...]:
-        """``COLUMNS`` of ``record``."""
+        """The cells of ``record`` under ``columns``."""
         when = utc_time(record.time)[:-7] + "Z" if self._utc else ago(self._now - record.time / 1e9)
         return (
             str(record.position),
@@ -46,6 +61,7 @@ class Words:
             self.who(record.actor),
             self.stream(record),
             event_tag(record.event),
+            *((record.command[:_SHORT],) if self._commands else ()),
             details(record.event),
         )
 
@@ -68,27 +84,33 @@ class Words:
                 return name
         return f"{kind} {short_id(name)}".rstrip()
 
-    def _container(self, record: Record) -> str:
-        event = record.event
-        if isinstance(event, Created):
-            self._names[record.stream] = event.name
-        elif isinstance(event, Renamed):
-            self._names[record.stream] = event.new
-            return event.old
-        elif record.stream not in self._names:
-            self._names[record.stream] = self._name_before(record)
+    def knows(self, record: Record) -> bool:
+        """Whether ``stream`` can tell what the container of ``record`` was called; true of anything else."""
+        return not record.stream.startswith("container/") or bool(self._known(record))
+
+    def learn(self, stream: str, names: Sequence[tuple[int, str]]) -> None:
+        """Take note of what the container of ``stream`` was called: (version, name from then on), in order."""
+        self._names[stream] = list(names)
+        if len(self._names) > _MOST:
+            del self._names[next(iter(self._names))]
+
+    def _known(self, record: Record) -> list[tuple[int, str]]:
+        names = self._names.setdefault(record.stream, [])
+        given = name_given(record.event)
+        if given and (not names or names[-1][0] < record.version):
+            if not names and isinstance(record.event, Renamed):
+                names.append((0, record.event.old))
+            names.append((record.version, given))
+        elif not names and self._past is not None:
+            self.learn(record.stream, self._past.names(record.stream))
         return self._names[record.stream]
 
-    def _name_before(self, record: Record) -> str:
-        name, version = "", 0
-        while version < record.version and (page := self._log.read_stream(record.stream, version, _PAGE)):
-            for each in page:
-                if each.version < record.version:
-                    event = each.event
-                    name = event.name if isinstance(event, Created) else name
-                    name = event.new if isinstance(event, Renamed) else name
-            version = page[-1].version
-        return name
+    def _container(self, record: Record) -> str:
+        if isinstance(record.event, Renamed):
+            self._known(record)
+            return record.event.old
+        names = [name for version, name in self._known(record) if version <= record.version]
+        return names[-1] if names else ""
 
     def _user(self, uid: int) -> str:
         if uid not in self._users:
@@ -99,6 +121,12 @@ class Words:
             except KeyError:
                 self._users[uid] = str(uid)
         return self._users[uid]
+
+
+def tone(event: Event) -> str:
+    """What sort of thing ``event`` is, for its colour: ``failure``, or what it happened to."""
+    failed = isinstance(event, StartFailed | RemoveFailed) or (isinstance(event, Exited) and event.exit_code != 0)
+    return "failure" if failed else event_tag(event).partition(".")[0]
 
 
 def details(event: Event) -> str:

@@ -3,87 +3,111 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lading.engine.cli.choosing import choosing, words_of
 from lading.engine.cli.client import Place
 from lading.engine.cli.complete import complete_container
 
 if TYPE_CHECKING:
     from lading.events.envelope import Record
+    from lading.events.moments import Moment
+    from lading.events.selection import Selection
     from lading.storage.log import Log
 
-__all__ = ["COMMANDS"]
-
-_PAGE = 1000
+__all__ = ["COMMANDS", "json_line"]
 
 
 @click.command(
     epilog=(
-        "\b\nExamples:\n  lading log -n 20\n  lading log web --utc\n  lading log --json --after 1200 | jq -r .type"
+        "\b\nExamples:\n"
+        "  lading log -n 20\n"
+        "  lading log web --since '2h ago' --type container.exited\n"
+        "  lading log --command 4f1d9c02\n"
+        "  lading log --json --after 1200 | jq -r .type"
     )
 )
+@choosing
 @click.option(
     "--after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Only what came after it."
 )
 @click.option("-n", "--last", type=click.IntRange(min=0), metavar="N", help="Only the last N of them.")
+@click.option("--reverse", is_flag=True, help="The last one first.")
 @click.option("--utc", is_flag=True, help="The time itself instead of how long ago.")
 @click.option("--json", "as_json", is_flag=True, help="One object a line, with every field.")
+@click.option("--no-pager", is_flag=True, help="Don't page on a terminal.")
 @click.argument("container", required=False, shell_complete=complete_container)
 @click.pass_obj
-def log(place: Place, container: str | None, after: int, last: int | None, utc: bool, as_json: bool) -> int:
+def log(
+    place: Place, /, container: str | None, commands: bool, as_json: bool, utc: bool, no_pager: bool, **chosen: Any
+) -> int:
     """Show what happened, when, and who asked for it.
 
     CONTAINER, which may be removed already, is an id, a name or the beginning of an id. Of a name that several
     had, the one that has it counts, or the last that had it.
+
+    WHEN is a position of the log (1200 or @1200), a date with a time or without (UTC unless it names an offset),
+    seconds since 1970, or a span: 90s, 1h30m ago, 3 days ago, yesterday.
     """
     from pathlib import Path
 
-    from lading.engine.cli.events import COLUMNS, Words, as_dict
-    from lading.engine.cli.tables import draw
+    from lading.engine.cli.events import DIM, TONED, Words, tone
+    from lading.engine.cli.rows import Rows, has_colour, paged
+    from lading.events.described import as_dict
+    from lading.events.ids import container_stream
+    from lading.events.selection import select
     from lading.storage.store import read_log
 
+    words = words_of(chosen)
     history = read_log(Path(place.root))
     try:
-        records: Iterable[Record] = (
-            _whole(history, after, last) if container is None else _of_container(history, container, after, last)
-        )
-        if as_json:
-            for record in records:
-                print(json.dumps(as_dict(record), ensure_ascii=False))
-        else:
-            words = Words(history, utc)
-            draw(COLUMNS, (words.row(record) for record in records))
+        if container is not None:
+            words["streams"] = [*words.get("streams", ()), container_stream(_resolve(history, container))]
+        records = _chosen(history, select(**words), **chosen)
+        with paged(not (as_json or no_pager)) as out:
+            if as_json:
+                for record in records:
+                    out.write(json_line(as_dict(record)))
+            else:
+                shown = Words(history, utc, commands)
+                rows = Rows(out, shown.columns, colour=has_colour(), dim=DIM, toned=TONED)
+                rows.write_all((shown.row(record), tone(record.event)) for record in records)
     finally:
         history.close()
     return 0
 
 
-def _whole(history: Log, after: int, last: int | None) -> Iterator[Record]:
-    """The records after ``after``, at most the ``last``; up to what is there now, however fast it grows."""
-    end = history.head()
-    if last is not None:
-        after = max(after, end - last)
-    while after < end:
-        page = history.read(after, min(_PAGE, end - after))
-        if not page:
-            return
-        yield from page
-        after = page[-1].position
+def _chosen(
+    history: Log,
+    selection: Selection,
+    *,
+    after: int,
+    since: Moment | None,
+    until: Moment | None,
+    last: int | None,
+    reverse: bool,
+) -> Iterable[Record]:
+    """What was asked for, up to what is there now, however fast it grows."""
+    from lading.storage.scan import scan
+    from lading.storage.window import last_until, start_since
+
+    begin = after if since is None else max(after, start_since(history, since))
+    end = history.head() if until is None else min(history.head(), last_until(history, until))
+    if last is None:
+        return scan(history, selection, begin, end, backwards=reverse)
+    newest = islice(scan(history, selection, begin, end, backwards=True), last)
+    return newest if reverse else reversed(list(newest))
 
 
-def _of_container(history: Log, container: str, after: int, last: int | None) -> Sequence[Record]:
-    from lading.events.ids import container_stream
-
-    stream = container_stream(_resolve(history, container))
-    records: list[Record] = []
-    version = 0
-    while page := history.read_stream(stream, version, _PAGE):
-        records.extend(record for record in page if record.position > after)
-        version = page[-1].version
-    return records if last is None else records[max(0, len(records) - last) :]
+def json_line(shown: dict[str, Any]) -> str:
+    """``shown`` as one line: escaped for a terminal, or for an output that hasn't every letter."""
+    plain = not sys.stdout.isatty() and (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(shown, ensure_ascii=not plain) + "\n"
 
 
 def _resolve(history: Log, reference: str) -> str:
@@ -121,7 +145,7 @@ def _everyone(history: Log, reference: str) -> tuple[list[str], list[str]]:
 
     ids: list[str] = []
     named: dict[str, None] = {}
-    for record in _whole(history, 0, None):
+    for record in _names(history):
         event = record.event
         if isinstance(event, Created):
             if reference and event.container.startswith(reference):
@@ -133,6 +157,14 @@ def _everyone(history: Log, reference: str) -> tuple[list[str], list[str]]:
             named.pop(identifier, None)
             named[identifier] = None
     return ids, list(named)
+
+
+def _names(history: Log) -> Iterator[Record]:
+    from lading.events.selection import select
+    from lading.storage.scan import scan
+
+    named = select(types=["container.created", "container.renamed"])
+    return scan(history, named, 0, history.head())
 
 
 COMMANDS: Iterable[click.Command] = (log,)

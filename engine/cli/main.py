@@ -18,6 +18,7 @@ from lading.engine.cli import containers as cli_containers
 from lading.engine.cli import df as cli_df
 from lading.engine.cli import diff as cli_diff
 from lading.engine.cli import doctor as cli_doctor
+from lading.engine.cli import follow as cli_follow
 from lading.engine.cli import images as cli_images
 from lading.engine.cli import log as cli_log
 from lading.engine.cli import move as cli_move
@@ -111,6 +112,7 @@ for _command in (
     *cli_containers.COMMANDS,
     *cli_images.COMMANDS,
     *cli_log.COMMANDS,
+    *cli_follow.COMMANDS,
     *cli_diff.COMMANDS,
     *cli_df.COMMANDS,
     *cli_compact.COMMANDS,

@@ -17,7 +17,19 @@ from lading.engine.cli.main import group
 SOURCE = Path(__file__).parents[2] / "src" / "lading"
 
 COMMANDS = [
-    *("backup", "compact", "completion", "df", "diff", "doctor", "export", "images", "import", "import-log"),
+    *(
+        "backup",
+        "compact",
+        "completion",
+        "df",
+        "diff",
+        "doctor",
+        "events",
+        "export",
+        "images",
+        "import",
+        "import-log",
+    ),
     *(
         "inspect",
         "keygen",
