@@ -343,7 +343,31 @@ async def test_a_record_that_was_there_before_is_not_told_again(journal: Journal
     journal.tail.add(old)
     assert journal.tail.position == 3
     assert journal.tail.after(3, 10) == []
+    assert journal.tail.after(0, 10) == old
+    assert journal.tail.after(1, 1) == old[1:2]
     later = attrs.evolve(old[-1], position=9)
     journal.tail.add([later])
     assert journal.tail.after(8, 10) == [later]
-    assert journal.tail.after(3, 10) is None, "what lies between is on disk"
+    for position in range(8):
+        assert journal.tail.after(position, 10) is None, "what lies between is on disk"
+
+
+@pytest.mark.usefixtures("small")
+async def test_what_has_left_the_tail_is_not_there(history: History, journal: Journal) -> None:
+    await grow(journal, 96)
+    tail = journal.tail
+    kept = [position for position in range(100) if tail.after(position, 1) is not None]
+    assert kept == list(range(kept[0], 100))
+    assert 20 <= 99 - kept[0] <= 25
+    for position in kept[:-1]:
+        [record] = tail.after(position, 1) or []
+        assert record.position == position + 1
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_selection_that_leaves_nothing_out_leaves_nothing_out(history: History, journal: Journal) -> None:
+    """Pages are full long before so many records are looked at as are when most don't fit."""
+    await grow(journal, 300, 10)
+    for words in ({"types": ["container."]}, {"actors": ["test"]}, {"images": ["1"]}):
+        pages = history.pages(0, **words)  # type: ignore[arg-type]  # each is right by itself
+        assert [record.position async for page in pages for record in page] == list(range(1, 304))
