@@ -85,7 +85,7 @@ class Words:
         return f"{kind} {short_id(name)}".rstrip()
 
     def knows(self, record: Record) -> bool:
-        """Whether ``stream`` can tell what the container of ``record`` was called; true of anything else."""
+        """Whether the container of ``record`` has a name here; what is no container needs none."""
         return not record.stream.startswith("container/") or bool(self._known(record))
 
     def learn(self, stream: str, names: Sequence[tuple[int, str]]) -> None:

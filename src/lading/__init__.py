@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lading.engine.containers import Completed, Containers
     from lading.engine.core import Caller
     from lading.engine.engine import Engine, open_engine
+    from lading.engine.follow import CaughtUp, FellBehind
     from lading.engine.images import Images
     from lading.engine.output import LogPiece
     from lading.engine.queries import PastEngine
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Actor",
     "Caller",
+    "CaughtUp",
     "Completed",
     "Container",
     "ContainerState",
     "Containers",
     "Engine",
+    "FellBehind",
     "ImageConfig",
     "ImageState",
     "Images",
@@ -50,11 +53,13 @@ __all__ = [
 _HOME = {
     "Actor": "lading.events.envelope",
     "Caller": "lading.engine.core",
+    "CaughtUp": "lading.engine.follow",
     "Completed": "lading.engine.containers",
     "Container": "lading.engine.container",
     "ContainerState": "lading.events.container",
     "Containers": "lading.engine.containers",
     "Engine": "lading.engine.engine",
+    "FellBehind": "lading.engine.follow",
     "ImageConfig": "lading.events.image",
     "ImageState": "lading.events.image",
     "Images": "lading.engine.images",

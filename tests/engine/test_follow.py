@@ -119,9 +119,7 @@ async def test_the_tail_is_bounded_and_followers_hold_a_page(history: History, j
     assert max(len(list(follower._page)) for follower in followers) < 8
 
 
-async def test_who_waits_is_woken_once_for_a_commit(
-    history: History, journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_waits_is_woken_once_for_a_commit(history: History, journal: Journal) -> None:
     """However many records and appends it has: an append of a hundred is one page."""
     pages = history.select(after=3)
     got: list[list[Record]] = []
