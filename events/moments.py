@@ -66,7 +66,7 @@ class Position:
 
 @attrs.frozen
 class Instant:
-    """The point after every record whose time is at or before ``time``, nanoseconds since 1970, UTC."""
+    """An instant, in nanoseconds since 1970, UTC. Up to it is what has its time or an earlier one."""
 
     time: int
 

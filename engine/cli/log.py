@@ -142,21 +142,23 @@ def _resolve(history: Log, reference: str) -> str:
 def _everyone(history: Log, reference: str) -> tuple[list[str], list[str]]:
     """The ids that begin with ``reference``, and those that ever had it as their name, the last one last."""
     from lading.events.container import Created, Renamed
+    from lading.events.views import CONTAINERS
 
-    ids: list[str] = []
+    # Of one that still is there, the beginning may have been compacted away.
+    ids = dict.fromkeys(key for key, _ in history.scan(CONTAINERS, reference)) if reference else {}
     named: dict[str, None] = {}
     for record in _names(history):
         event = record.event
         if isinstance(event, Created):
             if reference and event.container.startswith(reference):
-                ids.append(event.container)
+                ids[event.container] = None
             if event.name == reference:
                 named[event.container] = None
         elif isinstance(event, Renamed) and event.new == reference:
             identifier = record.stream.partition("/")[2]
             named.pop(identifier, None)
             named[identifier] = None
-    return ids, list(named)
+    return list(ids), list(named)
 
 
 def _names(history: Log) -> Iterator[Record]:
