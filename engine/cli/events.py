@@ -95,14 +95,16 @@ class Words:
             del self._names[next(iter(self._names))]
 
     def _known(self, record: Record) -> list[tuple[int, str]]:
-        names = self._names.setdefault(record.stream, [])
+        if record.stream not in self._names:
+            self.learn(record.stream, ())
+        names = self._names[record.stream]
         given = name_given(record.event)
-        if given and (not names or names[-1][0] < record.version):
+        if not names and self._past is not None and not isinstance(record.event, Created):
+            self.learn(record.stream, self._past.names(record.stream))
+        elif given and (not names or names[-1][0] < record.version):
             if not names and isinstance(record.event, Renamed):
                 names.append((0, record.event.old))
             names.append((record.version, given))
-        elif not names and self._past is not None:
-            self.learn(record.stream, self._past.names(record.stream))
         return self._names[record.stream]
 
     def _container(self, record: Record) -> str:

@@ -13,6 +13,7 @@ from lading.engine.cli.choosing import choosing, words_of
 from lading.engine.cli.client import CLIENT, Place, answers, get_json, open_client, say_error, target
 from lading.engine.cli.complete import complete_container
 from lading.engine.cli.log import json_line
+from lading.engine.cli.tables import short_id
 
 if TYPE_CHECKING:
     from lading.engine.cli.events import Words
@@ -161,7 +162,8 @@ class _Printer:
                 else:
                     record = from_dict(line)
                     if not self._words.knows(record):
-                        self._words.learn(record.stream, await _names(client, record.stream))
+                        names = await _names(client, record.stream)
+                        self._words.learn(record.stream, names or [(0, short_id(record.stream.partition("/")[2]))])
                     self._rows.write([(self._words.row(record), tone(record.event))])
             self.position = line["position"]
         if not self._as_json:

@@ -108,6 +108,16 @@ def test_a_removed_container_is_found_by_its_last_name(history: History) -> None
     assert [re.split(" {3,}", line)[3] for line in lines[1:3]] == ["web", "web"], "as it was called then"
 
 
+def test_a_name_is_that_of_the_moment_in_whatever_order_it_is_shown(history: History) -> None:
+    """Also when the record that gave it is not among those that are shown, or comes later."""
+    for options in ((), ("--reverse",), ("--type", "container.start-requested", "--type", "container.removed")):
+        rows = [re.split(" {3,}", line) for line in history.cli("log", *options).stdout.splitlines()[1:]]
+        names = {row[4]: row[3] for row in rows if row[4] in ("container.started", "container.removed")}
+        shown = dict.fromkeys(row[3] for row in rows if row[4] == "container.removed")
+        assert names.get("container.started", "web") == "web"
+        assert set(shown) == {"shop", "web"}
+
+
 def test_a_name_is_whose_it_is_now(history: History) -> None:
     assert {record["stream"] for record in records(history.cli, "web")} == {f"container/{history.ids[2]}"}
 
