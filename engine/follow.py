@@ -215,9 +215,9 @@ class History:
         them it is everything. With ``notices``, a ``CaughtUp`` comes between the past and the present, and
         ``FellBehind`` and ``CaughtUp`` again around what a reader that was too slow is given from disk.
 
-        Raises ``Invalid`` for a word that nothing could fit, and ``NotInHistory`` where the records after ``after``
-        are not all kept; later, too, if they are compacted away before a slow reader has had them. Ends when the
-        engine closes. A position beyond the last one is waited for.
+        Raises ``Invalid`` for a word that nothing could fit, and ``NotInHistory`` where the records after
+        ``after`` are not all kept; later, too, if they are compacted away before a slow reader has had them.
+        Ends when the engine closes. A position beyond the last one is waited for.
         """
         start = self.position if after is None else after
         return Follower(self.select(select(**words), start, notices=notices))

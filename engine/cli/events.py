@@ -29,7 +29,8 @@ TONED = 4
 COMMAND = "COMMAND"
 """A column more in front of the details, for who asks for it."""
 
-_SHORT = 8
+_SHORT = 16
+"""Digits of a command that are shown: twelve of them are the time (engine/core.py), the rest chance."""
 _MOST = 4096
 _UNKNOWN = "unknown"
 

@@ -28,7 +28,7 @@ __all__ = ["COMMANDS", "json_line"]
         "\b\nExamples:\n"
         "  lading log -n 20\n"
         "  lading log web --since '2h ago' --type container.exited\n"
-        "  lading log --command 4f1d9c02\n"
+        "  lading log --command 019b2d4f1d9c02ab\n"
         "  lading log --json --after 1200 | jq -r .type"
     )
 )

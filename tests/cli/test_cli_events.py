@@ -173,8 +173,8 @@ def test_log_picks_by_every_option(made: Cli, capsys: pytest.CaptureFixture[str]
     assert picks("--actor", "lading-cli") == those(lambda record: record["actor"]["client"] == "lading-cli")
     command = every[well[0]]["command"]
     assert picks("--command", command) == those(lambda record: record["command"] == command)
-    assert picks("--command", command[:8]) == picks("--command", command)
-    assert command[:8] in made("log", "--commands").stdout
+    assert picks("--command", command[:16]) == picks("--command", command)
+    assert command[:16] in made("log", "--commands").stdout
     at = every[5]["time"]
     instant = f"{at // 10**9}.{at % 10**9:09}"
     assert picks("--since", instant)[0] <= 6

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from growing import STREAM, grow, growing, tell
+from growing import ACTOR, COMMAND, STREAM, grow, growing, tell
 from trio.testing import wait_all_tasks_blocked
 
 from lading.engine.follow import CaughtUp, FellBehind, History
@@ -17,7 +17,7 @@ from lading.engine.journal import Journal, open_journal
 from lading.events.container import KillRequested
 from lading.events.envelope import Proposed, Record
 from lading.events.errors import EngineClosed, Invalid, NotInHistory
-from lading.storage.log import Log
+from lading.storage.log import Append, Log
 
 
 async def test_the_past_comes_first_and_then_the_present(history: History, journal: Journal) -> None:
@@ -320,7 +320,9 @@ async def test_a_follower_may_sleep_while_the_log_grows_by_a_hundred_thousand(
     await grow(journal, 1)
     first = await anext(follower)
     await grow(journal, 100_000, 1000)
-    assert all(line.split()[2] == "-" for line in journal.log._env.readers().splitlines()[1:]), "a reader is open"
+    environment = journal.log.db._env
+    assert environment is not None
+    assert all(line.split()[2] == "-" for line in environment.readers().splitlines()[1:]), "a reader is open"
     position = first.position
     fell = False
     async for item in follower:
@@ -348,6 +350,27 @@ async def test_a_record_that_was_there_before_is_not_told_again(journal: Journal
     assert journal.tail.after(8, 10) == [later]
     for position in range(8):
         assert journal.tail.after(position, 10) is None, "what lies between is on disk"
+
+
+async def test_what_another_hand_than_an_append_writes_is_told_at_once(
+    history: History, journal: Journal, log: Log
+) -> None:
+    """As compacting does, in the writer's thread and between two commits: it answers no append."""
+    follower = history.follow(0, notices=True)
+    assert [(await anext(follower)).position for _ in range(4)] == [1, 2, 3, 3]
+    append = Append((Proposed(STREAM, KillRequested("SIGTERM")),), ("e" * 32,), 5, ACTOR, COMMAND)
+    async with trio.open_nursery() as nursery:
+        seen: list[Any] = []
+
+        async def watch() -> None:
+            seen.extend([await anext(follower) for _ in range(3)])
+
+        nursery.start_soon(watch)
+        await wait_all_tasks_blocked()
+        await journal.call(lambda: log.append([append]))
+    assert seen == [FellBehind(3), *log.read(3), CaughtUp(4)]
+    await grow(journal, 1)
+    assert [await anext(follower)] == log.read(4)
 
 
 @pytest.mark.usefixtures("small")
