@@ -10,6 +10,7 @@ from stage import IMAGE, Stage, story
 
 import lading
 from lading.events.codec import event_tag
+from lading.storage.lookback import Lookback
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -78,3 +79,25 @@ async def test_a_follower_ends_with_its_engine_and_has_all_of_it(stage: Stage) -
         assert seen == log.read()
     finally:
         log.close()
+
+
+async def test_what_was_compacted_away_is_still_known_of_those_who_go_on(stage: Stage) -> None:
+    """Labels, names and Docker's events of a container whose first records are in an archive."""
+    async with stage.emptied() as engine:
+        container = await engine.containers.create(IMAGE, ["true"], name="old", labels={"team": "a"})
+        early = engine.log.follow(0, notices=True)
+        cut = engine.log.position
+        await container.rename("new")
+        await engine.compact(cut)
+        kept = [record async for page in engine.log.pages(cut, labels=["team=a"]) for record in page]
+        assert [event_tag(record.event) for record in kept] == ["container.renamed"]
+        with pytest.raises(lading.errors.NotInHistory):
+            engine.log.follow(cut - 1)
+        with pytest.raises(lading.errors.NotInHistory):
+            await anext(early)
+        lookback = Lookback(engine.core.log)
+        before, after = lookback.step(kept[0])
+        assert before is not None
+        assert after is not None
+        assert (before.name, after.name, after.spec.labels) == ("old", "new", {"team": "a"})
+        assert [name for _, name in lookback.names(kept[0].stream)] == ["old", "new"]
