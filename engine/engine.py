@@ -76,7 +76,7 @@ class Engine:
 
         What the old records led to stays, and so does every query; ``at`` before that moment, and following
         from there, is refused from now on. The segment is in ``ROOT/archive``, from where it may be moved:
-        ``lading verify --archive`` and ``lading import-log`` read it. Where an append would be cut in two, a
+        ``lading verify`` and ``lading import-log`` read it. Where an append would be cut in two, a
         little less is moved. A cancel leaves the history whole, here or there. Raises ``Invalid``,
         ``NotInHistory``, ``StoreCorrupt`` and ``HostError``.
         """

@@ -26,7 +26,7 @@ from lading.storage.keys import U64
 from lading.storage.log import Log
 from lading.storage.newstore import making_store
 
-__all__ = ["Imported", "import_history", "replay_into"]
+__all__ = ["Imported", "JoinedExports", "import_history", "replay_into"]
 
 _RECORDS = 4000
 _BYTES = 16 << 20
@@ -49,7 +49,7 @@ def import_history(root: Path, sources: Iterable[tuple[str, BinaryIO]]) -> Impor
     ``making_store`` raises. An error, or a crash, leaves no store.
     """
     with making_store(root) as making:
-        history = _History(sources)
+        history = JoinedExports(sources)
         (making.work / "log").mkdir(mode=0o700)
         log = open_log(making.work / "log", history.store)
         try:
@@ -98,7 +98,7 @@ def _put(db: Database, page: list[tuple[int, bytes]], txn: lmdb.Transaction) -> 
     return None, len(page), sum(len(stored) for _, stored in page)
 
 
-class _History:
+class JoinedExports:
     """The exports ``sources``, in order, as pages of one history that begins at position 1."""
 
     def __init__(self, sources: Iterable[tuple[str, BinaryIO]]) -> None:

@@ -156,13 +156,21 @@ def parse_seal(content: bytes) -> Seal:
 
 
 def check_seal(
-    seal: Seal, public_key: bytes, log: Log, store: str, *, after: int = 0, chain: bytes = GENESIS
+    seal: Seal,
+    public_key: bytes,
+    log: Log,
+    store: str,
+    *,
+    after: int = 0,
+    chain: bytes = GENESIS,
+    archived: bytes | None = None,
 ) -> Held:
     """Prove that ``log``, of the store ``store``, still has exactly the records that ``seal`` was made over.
 
     ``public_key`` (PEM) is the one to believe. The whole chain is walked, up to the sealed position: from the
     first record, or, if the log was compacted, from the one after position ``after``, whose chain is ``chain``.
-    What was appended since is not looked at.
+    ``archived``: for a seal from before that, the chain at its position, as the archives prove it. What was
+    appended since is not looked at.
 
     Raises ``SealInvalid`` whose ``fact`` is ``key``, ``signature``, ``store``, ``position`` or ``chain``, and
     ``Invalid`` for a ``public_key`` that is no Ed25519 key.
@@ -173,9 +181,10 @@ def check_seal(
     head = log.head()
     if seal.position > head:
         raise SealInvalid("position", f"records up to {seal.position} were sealed, and the log ends at {head}")
-    if seal.position < after:
+    if seal.position < after and archived is None:
         raise SealInvalid("position", f"records up to {after} were moved to an archive: check the seal with that")
-    if _walk(log, after, chain, seal.position).hex() != seal.chain:
+    found = archived if seal.position < after else _walk(log, after, chain, seal.position)
+    if found is None or found.hex() != seal.chain:
         why = "the log is consistent in itself, but this or an earlier record is not the one that was sealed"
         raise SealInvalid("chain", why, seal.position)
     return Held(seal, head)

@@ -20,7 +20,7 @@ __all__ = ["COMMANDS"]
         "\b\nExamples:\n"
         "  lading compact --before '90 days ago'\n"
         "  lading compact --before 100000 && lading df\n"
-        "  lading verify --archive /var/lib/lading/archive/*.jsonl.gz"
+        "  lading verify /var/lib/lading/archive/*.jsonl.gz"
     )
 )
 @click.option(
@@ -33,9 +33,9 @@ def compact(place: Place, before: str, as_json: bool) -> int:
 
     By default everything is kept for ever. This moves the records up to WHEN into a file in the store's
     directory `archive`, and records that it did. What they led to stays: every container, image and tag is as
-    before. Queries about the time before WHEN are refused then, but `lading verify --archive` still proves the
-    whole history, and `lading import-log` with the archives in order makes a store that has all of it. The
-    files may be moved elsewhere.
+    before. Queries about the time before WHEN are refused then, but `lading verify` with the archives still
+    proves the whole history, and `lading import-log` with the archives in order makes a store that has all of
+    it. The files may be moved elsewhere.
     """
 
     async def work(client: Client) -> int:

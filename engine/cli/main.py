@@ -26,6 +26,7 @@ from lading.engine.cli import run as cli_run
 from lading.engine.cli import seal as cli_seal
 from lading.engine.cli import serve as cli_serve
 from lading.engine.cli import timeline as cli_timeline
+from lading.engine.cli import verify as cli_verify
 from lading.engine.cli.client import DEFAULT_ROOT, find_place, message_of, say_error
 from lading.engine.cli.complete import completion
 
@@ -117,6 +118,7 @@ for _command in (
     *cli_df.COMMANDS,
     *cli_compact.COMMANDS,
     *cli_move.COMMANDS,
+    *cli_verify.COMMANDS,
     *cli_seal.COMMANDS,
     *cli_backup.COMMANDS,
     *cli_timeline.COMMANDS,

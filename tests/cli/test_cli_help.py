@@ -45,7 +45,7 @@ COMMANDS = [
         "serve",
         "start",
     ),
-    *("stop", "timeline", "version", "wait"),
+    *("stop", "timeline", "verify", "version", "wait"),
 ]
 
 _IMPORTED = """
