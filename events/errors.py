@@ -347,7 +347,8 @@ class StoreNewer(LadingError):
 
     def __str__(self) -> str:
         needed = f"lading {self.release} or later" if self.release else "a newer lading"
-        return f"the store {self.path} has {self.what}, which this release can't read: install {needed}"
+        where = f"the store {self.path}" if self.path else "the store"
+        return f"{where} has {self.what}, which this release can't read: install {needed}"
 
 
 class EngineClosed(LadingError):

@@ -27,7 +27,7 @@ from lading.storage.compact import Segment, clear, rebase
 from lading.storage.database import Database, why_failed
 from lading.storage.draft import Append, Draft, Pending, decoded, first_append, stream_number
 from lading.storage.keys import U64, command_key, stream_key, view_key
-from lading.storage.meta import Base, read_base, read_kinds
+from lading.storage.meta import Base, check_record_kind, read_base, read_kinds
 from lading.storage.past import Past, fold_past, since_mark
 from lading.storage.rebuild import rebuild
 from lading.storage.snapshots import EVERY, find_mark, first_from, last_until, take
@@ -185,10 +185,12 @@ class Log:
                 if expected and position != expected:
                     raise StoreCorrupt(expected, "the record is missing")
                 record = decode_record(stored, position, previous)
-            except StoreCorrupt:
+            except StoreCorrupt as error:
                 if records:
                     return records
-                raise
+                with self.db.read() as txn:
+                    check_record_kind(self.db, txn, position, stored)
+                raise error
             records.append(record)
             previous, expected = record.chain, position + 1
         return records

@@ -14,7 +14,16 @@ from lading.events.errors import StoreCorrupt, StoreNewer
 from lading.events.views import VIEWS
 from lading.storage.database import Database
 
-__all__ = ["Base", "check_kinds", "read_base", "read_kinds", "view_schemas", "write_base", "write_kinds"]
+__all__ = [
+    "Base",
+    "check_kinds",
+    "check_record_kind",
+    "read_base",
+    "read_kinds",
+    "view_schemas",
+    "write_base",
+    "write_kinds",
+]
 
 
 @attrs.frozen
@@ -65,6 +74,20 @@ def check_kinds(db: Database, txn: lmdb.Transaction) -> None:
     for tag, (schema, release) in sorted(read_kinds(db, txn).items()):
         if tag not in SCHEMAS or schema > SCHEMAS[tag][1]:
             raise StoreNewer(str(db.path), f"{tag} events of schema {schema}", release)
+
+
+def check_record_kind(db: Database, txn: lmdb.Transaction, position: int, stored: bytes) -> None:
+    """Raise ``StoreNewer`` if the record at ``position`` can't be read because it is of a kind that was noted
+    as newer.
+    """
+    try:
+        entry = msgpack.unpackb(stored[: -len(GENESIS)])
+        tag, schema = entry[9], entry[10]
+        found = read_kinds(db, txn).get(tag)
+    except (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException):
+        return
+    if found is not None and schema <= found[0] and (tag not in SCHEMAS or schema > SCHEMAS[tag][1]):
+        raise StoreNewer(str(db.path), f"a {tag} event of schema {schema} at position {position}", found[1])
 
 
 def _unpacked(stored: bytes, name: str) -> Any:
