@@ -11,13 +11,14 @@ what the selection leaves out, whichever of the two it comes from.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
 import attrs
 import trio
 
 from lading.engine.journal import Journal
+from lading.engine.verifier import verify_aside
 from lading.events.codec import decode_record
 from lading.events.envelope import Record
 from lading.events.errors import EngineClosed, NotInHistory
@@ -237,9 +238,13 @@ class History:
         """The first position whose time is at or after ``time`` (nanoseconds UTC), or one past the last."""
         return self._journal.log.position_from(time)
 
-    async def verify(self) -> Verified:
-        """Walk the chain, rebuild the views aside, and compare. ``StoreCorrupt`` says where it is wrong."""
-        return await trio.to_thread.run_sync(self._journal.log.verify)
+    async def verify(self, progress: Callable[[int, int], None] | None = None) -> Verified:
+        """Walk the chain, rebuild the views aside, and compare. ``StoreCorrupt`` says where it is wrong.
+
+        In a process of its own, which a cancel ends: the engine goes on meanwhile. ``progress`` is called with the
+        position reached and the last one.
+        """
+        return await verify_aside(self._journal.log.path.parent, progress)
 
 
 def check_kept(log: Log, after: int) -> None:

@@ -31,6 +31,7 @@ import lmdb
 
 from lading.events.container import LIVE
 from lading.events.errors import BackupInvalid, HostError
+from lading.events.moments import utc_time
 from lading.events.views import CONTAINERS, IMAGES, LAYERS
 from lading.storage.environment import open_log
 from lading.storage.linux import syncfs
@@ -39,7 +40,6 @@ from lading.storage.newstore import sync_directory
 from lading.storage.recordlines import canonical
 from lading.storage.store import locate, read_identity, read_log
 from lading.storage.trees import remove_tree
-from lading.storage.utc import utc_time
 
 __all__ = ["Manifest", "Told", "copy_log", "copy_tree", "make_backup", "read_manifest"]
 

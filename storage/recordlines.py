@@ -25,8 +25,8 @@ from typing import Any, TypeAlias
 import msgpack
 
 from lading.events.codec import GENESIS, SCHEMAS
+from lading.events.moments import utc_time
 from lading.events.shapes import layout
-from lading.storage.utc import utc_time
 
 __all__ = ["Layouts", "as_line", "canonical", "check_layouts", "from_line", "layouts_today"]
 

@@ -26,8 +26,8 @@ import attrs
 
 from lading.events.codec import GENESIS, decode_record
 from lading.events.errors import Invalid, NotFound, SealInvalid
+from lading.events.moments import utc_time
 from lading.storage.recordlines import canonical
-from lading.storage.utc import utc_time
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
