@@ -7,10 +7,12 @@ transaction used from two threads reports success and then wedges the store.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
@@ -19,6 +21,7 @@ import attrs
 import trio
 
 from lading.engine.tail import Tail
+from lading.events.construct import constructor
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.errors import EngineClosed, LadingError, StoreBroken
 from lading.events.ids import CommandId
@@ -27,6 +30,8 @@ from lading.storage.log import Append, Log
 __all__ = ["Journal", "open_journal"]
 
 T = TypeVar("T")
+
+_append = constructor(Append)  # not ``Append`` itself: this is the hot path
 
 _MOST = 1024
 """Appends in one transaction; more wait for the next, which bounds the time to an answer."""
@@ -57,7 +62,11 @@ class Journal:
         self.tail = Tail(log.position)
         self.clock = clock
         self.new_id = new_id
-        self._queue: queue.SimpleQueue[_Waiting | _Call | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[_Waiting | _Call | None]] = queue.SimpleQueue()
+        self._gathered: list[_Waiting] = []
+        self._gathering = False
+        self._with_writer = 0  # appends, and calls, that were handed over and not answered yet
+        self._gatherer: trio.lowlevel.Task | None = None
         self._token = trio.lowlevel.current_trio_token()
         self._moved = trio.Event()
         self._finished = trio.Event()
@@ -91,10 +100,12 @@ class Journal:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
             raise EngineClosed
-        ids = tuple(self.new_id() for _ in events)
-        append = Append(tuple(events), ids, self.clock(), actor, command, cause, once)
+        ids = tuple([self.new_id() for _ in events])
+        append = _append(tuple(events), ids, self.clock(), actor, command, cause, once)
         waiting = _Waiting(append, trio.lowlevel.current_task())
-        self._queue.put(waiting)
+        self._gathered.append(waiting)
+        if not self._with_writer and not self._gathering:
+            self._hand_over()
         # What an event inside a shielded scope would do, for half of what that costs; this is the hot path.
         await trio.lowlevel.wait_task_rescheduled(_not_now)
         if isinstance(waiting.answer, LadingError):
@@ -112,7 +123,9 @@ class Journal:
         if self._closed:
             raise EngineClosed
         call = _Call(work, trio.Event())
-        self._queue.put(call)
+        self._hand_over()  # what was asked for before it
+        self._with_writer += 1
+        self._queue.put((call,))
         with trio.CancelScope(shield=True):
             await call.done.wait()
         if call.error is not None:
@@ -127,30 +140,43 @@ class Journal:
             await self._moved.wait()
         await trio.lowlevel.checkpoint_if_cancelled()
 
+    async def _gather(self) -> None:
+        """The task that hands over, as one batch, what those ask for next whose answers came together.
+
+        Handed over one by one, the first would be committed alone, and the writer would fight for the
+        interpreter with the tasks that ask for the others. They run in the tick in which this is woken; in the
+        one after that they have.
+        """
+        while not self._closed:
+            self._gatherer = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(_not_now)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered, self._gathering = self._gathered, [], False
+        if gathered:
+            self._with_writer += len(gathered)
+            self._queue.put(gathered)
+
     def _write(self) -> None:
-        stop = False
-        while not stop:
-            item = self._queue.get()
+        backlog: deque[_Waiting | _Call | None] = deque()
+        while True:
+            if not backlog:
+                backlog.extend(self._queue.get())
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    backlog.extend(self._queue.get_nowait())
             batch: list[_Waiting] = []
-            call: _Call | None = None
-            while True:
-                if item is None:
-                    stop = True
-                    break
-                if isinstance(item, _Call):
-                    call = item
-                    break
-                batch.append(item)
-                if len(batch) == _MOST:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
+            while backlog and len(batch) < _MOST and isinstance(backlog[0], _Waiting):
+                batch.append(cast("_Waiting", backlog.popleft()))
             if batch:
                 self._commit(batch)
-            if call is not None:
-                self._do(call)
+                continue
+            other = backlog.popleft()
+            if other is None:
+                break
+            self._do(cast("_Call", other))
         self._token.run_sync_soon(self._finished.set)
 
     def _commit(self, batch: list[_Waiting]) -> None:
@@ -179,6 +205,7 @@ class Journal:
     def _done(self, call: _Call) -> None:
         call.done.set()
         self.tail.reach(self.position)
+        self._with_writer -= 1
         self._deliver([])
 
     def _deliver(self, batch: list[_Waiting]) -> None:
@@ -186,6 +213,12 @@ class Journal:
             if isinstance(waiting.answer, tuple):
                 self.tail.add(waiting.answer)
             trio.lowlevel.reschedule(waiting.task)
+        self._with_writer -= len(batch)
+        more_to_come = len(batch) > 1 or bool(self._gathered)
+        if more_to_come and not self._with_writer and self._gatherer is not None:
+            self._gathering = True
+            gatherer, self._gatherer = self._gatherer, None
+            trio.lowlevel.reschedule(gatherer)
         self.tail.tell()
         moved, self._moved = self._moved, trio.Event()
         moved.set()
@@ -218,11 +251,16 @@ async def open_journal(
     """A journal on ``log``. Leaving waits until every append that was accepted is answered."""
     journal = Journal(log, clock, new_id or _random_ids().__next__)
     journal._thread.start()
+    trio.lowlevel.spawn_system_task(journal._gather)
     try:
         yield journal
     finally:
         journal._closed = True
-        journal._queue.put(None)
+        journal._hand_over()
+        if journal._gatherer is not None:
+            trio.lowlevel.reschedule(journal._gatherer)
+            journal._gatherer = None
+        journal._queue.put((None,))
         with trio.CancelScope(shield=True):
             await journal._finished.wait()
         journal._thread.join()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lading.events.facts import Event
     from lading.events.ids import CommandId
 
-__all__ = ["UNKNOWN", "Actor", "Proposed", "Record"]
+__all__ = ["UNKNOWN", "Actor", "Proposed", "Record", "set_chain"]
 
 
 @attrs.frozen
@@ -64,3 +64,9 @@ class Record:
     cause: int
     event: Event
     chain: bytes
+
+
+def set_chain(record: Record, chain: bytes) -> Record:
+    """``record``, which nobody else has seen yet, with its ``chain``: for a tenth of what a copy costs."""
+    object.__setattr__(record, "chain", chain)
+    return record

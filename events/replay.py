@@ -17,38 +17,17 @@ from lading.events.codec import GENESIS, check_chain, decode_entry, record_of
 from lading.events.construct import constructor
 from lading.events.container import (
     Created,
-    Exited,
-    KillRequested,
     Removed,
-    RemoveFailed,
-    RemoveRequested,
-    Started,
-    StartFailed,
-    StartRequested,
-    StopRequested,
     evolve,
 )
 from lading.events.errors import Refused, StoreCorrupt
 from lading.events.ids import container_stream
-from lading.events.views import CLAIMS, CONTAINERS, VIEWS, View, project
+from lading.events.views import CLAIMS, CONTAINERS, MOVES, VIEWS, View, project
 
 __all__ = ["Replay"]
 
 S = TypeVar("S")
 
-_MOVES = frozenset(
-    (
-        StartRequested,
-        Started,
-        StartFailed,
-        StopRequested,
-        KillRequested,
-        Exited,
-        RemoveRequested,
-        RemoveFailed,
-    )
-)
-"""The events that change nothing but their container's own state."""
 _claim = constructor(ClaimState)
 _NAME = container_name("").key
 _CONTAINER = container_stream("")
@@ -99,7 +78,7 @@ class Replay:
         containers, touched = self._tables[CONTAINERS], self.touched
         try:
             kind = type(event)
-            if kind in _MOVES:
+            if kind in MOVES:
                 key = stream.removeprefix(_CONTAINER)
                 containers[key] = evolve(containers.get(key), event, entry[5])
                 if touched is not None:

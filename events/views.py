@@ -40,6 +40,7 @@ __all__ = [
     "CONTAINERS",
     "IMAGES",
     "LAYERS",
+    "MOVES",
     "TAGS",
     "VIEWS",
     "Reader",
@@ -70,6 +71,20 @@ LAYERS = View("layer", LayerState)
 """Chain id -> its state."""
 TAGS = View("tag", TagState)
 """Full tag name -> the image it points at."""
+
+MOVES = frozenset(
+    (
+        StartRequested,
+        Started,
+        StartFailed,
+        StopRequested,
+        KillRequested,
+        Exited,
+        RemoveRequested,
+        RemoveFailed,
+    )
+)
+"""The events that change nothing but their container's own state."""
 
 VIEWS: tuple[View[Any], ...] = (CONTAINERS, CLAIMS, IMAGES, LAYERS, TAGS)
 
@@ -104,6 +119,10 @@ def project(record: Record, views: Views) -> None:
     must be thrown away by the caller.
     """
     event = record.event
+    if type(event) in MOVES:  # most of all events: looked up first
+        container = _container(record)
+        views.put(CONTAINERS, container, _advance(views, container, record))
+        return
     match event:
         case Created():
             _claim(views, container_name(event.name), record.stream)

@@ -24,8 +24,9 @@ from lading.events.codec import (
     event_tag,
 )
 from lading.events.construct import constructor
-from lading.events.envelope import Actor, Proposed, Record
+from lading.events.envelope import Actor, Proposed, Record, set_chain
 from lading.events.errors import CommandReused, Conflict, Invalid, StoreCorrupt
+from lading.events.facts import Event
 from lading.events.ids import CommandId
 from lading.events.views import View, project
 from lading.storage.database import Database
@@ -37,6 +38,8 @@ __all__ = ["Append", "Draft", "Pending", "decoded", "first_append", "stream_numb
 S = TypeVar("S")
 
 _record = constructor(Record)
+_AROUND = 256
+"""More bytes than the keys and index entries of a record or state take."""
 
 
 @attrs.frozen
@@ -59,11 +62,15 @@ class Append:
 
 @attrs.define
 class Pending:
-    """What a batch will write, and what is known without asking the tables. Thrown away if the commit fails."""
+    """What a batch will write, and what is known without asking the tables. Thrown away if the commit fails.
+
+    ``size``: about how many bytes that are. ``times``: the least and the greatest time in it; None: there is none.
+    """
 
     position: int
     chain: bytes
     kinds: Mapping[str, tuple[int, str]]
+    noted: set[type[Any]]
     known_states: Mapping[tuple[View[Any], str], Any]
     known_streams: Mapping[str, tuple[int, int]]
     states: dict[tuple[View[Any], str], Any] = attrs.field(factory=dict)
@@ -74,40 +81,48 @@ class Pending:
     index: list[tuple[bytes, bytes]] = attrs.field(factory=list)
     commands: list[tuple[bytes, bytes]] = attrs.field(factory=list)
     stored: dict[bytes, bytes | None] = attrs.field(factory=dict)
-    times: list[int] = attrs.field(factory=list)
+    size: int = 0
+    times: tuple[int, int] | None = None
     first_of: dict[str, tuple[Record, ...]] = attrs.field(factory=dict)
 
     def write(self, db: Database, txn: lmdb.Transaction) -> tuple[int, int]:
         """Write it all down; how many entries and bytes that were."""
-        gone = [key for key, value in self.stored.items() if value is None]
-        states = sorted((key, value) for key, value in self.stored.items() if value is not None)
-        with txn.cursor(db=db.tables["log"]) as cursor:
+        tables = db.tables
+        with txn.cursor(db=tables["log"]) as cursor:
             if cursor.putmulti(self.records, append=True)[1] != len(self.records):
                 raise StoreCorrupt(self.position, "the log already goes further than its writer knows")
+        states = [entry for entry in self.stored.items() if entry[1] is not None]
         for table, entries in (
-            ("name", sorted(self.names)),
-            ("stream", sorted(self.index)),
-            ("command", sorted(self.commands)),
+            ("name", self.names),
+            ("stream", self.index),
+            ("command", self.commands),
             ("view", states),
         ):
             if entries:
-                with txn.cursor(db=db.tables[table]) as cursor:
+                entries.sort()  # keys are unique: in the order of their pages
+                with txn.cursor(db=tables[table]) as cursor:
                     cursor.putmulti(entries)
-        for key in gone:
-            txn.delete(key, db=db.tables["view"])
+        if len(states) != len(self.stored):
+            for key, value in self.stored.items():
+                if value is None:
+                    txn.delete(key, db=tables["view"])
         if self.new_kinds:
-            txn.put(b"kinds", msgpack.packb(self.kinds), db=db.tables["meta"])
-        entries_written = 3 * len(self.records) + len(self.commands) + len(self.stored) + 1
-        size = sum(map(_size, (self.records, self.names, self.index, self.commands, states)))
-        return entries_written, size
+            txn.put(b"kinds", msgpack.packb(self.kinds), db=tables["meta"])
+        return 3 * len(self.records) + len(self.commands) + len(self.stored) + 1, self.size
 
-
-def _size(entries: list[tuple[bytes, bytes]]) -> int:
-    return sum(len(key) + len(value) for key, value in entries)
+    def note(self, event: Event) -> None:
+        """Note that events like this one occur, and which release they need."""
+        self.noted.add(type(event))
+        tag = event_tag(event)
+        if tag not in self.kinds or self.kinds[tag][0] < SCHEMAS[tag][1]:
+            self.kinds = {**self.kinds, tag: (SCHEMAS[tag][1], RELEASES[tag])}
+            self.new_kinds = True
 
 
 class Draft:
     """A member of a batch. It is a ``Views``: what it puts stays with it until it is accepted."""
+
+    __slots__ = ("_db", "_pending", "_states", "_txn")
 
     def __init__(self, db: Database, txn: lmdb.Transaction, pending: Pending) -> None:
         self._db, self._txn, self._pending = db, txn, pending
@@ -128,60 +143,55 @@ class Draft:
             raise Invalid("event", member.events[0].stream, f"it can't be stored: {error}") from error
 
     def _decide(self, member: Append) -> tuple[Record, ...]:
-        pending = self._pending
-        position, chain = pending.position, pending.chain
+        pending, states = self._pending, self._states
+        position, chain, size = pending.position, pending.chain, 0
+        time, actor, command, cause = member.time, member.actor, member.command, member.cause
         streams: dict[str, tuple[int, int]] = {}
         raw, names, index, records = [], [], [], []
         for proposed, event_id in zip(member.events, member.ids, strict=True):
-            stream = proposed.stream
+            stream, event = proposed.stream, proposed.event
             number, version = streams[stream] if stream in streams else self._stream(stream)
             if proposed.expect is not None and proposed.expect != version:
                 raise Conflict(stream, proposed.expect, version)
             position += 1
             version += 1
-            envelope = (
-                position,
-                stream,
-                version,
-                event_id,
-                member.time,
-                member.actor,
-                member.command,
-                member.cause,
-            )
-            record = _record(*envelope, proposed.event, b"")
+            record = _record(position, stream, version, event_id, time, actor, command, cause, event, b"")
             project(record, self)
             stored, chain = encode_record(record, chain)
             key = U64.pack(position)
             raw.append((key, stored))
+            size += len(stored)
             if version == 1:
                 number = position
                 names.append((name_key(stream), key))
             streams[stream] = number, version
             index.append((stream_key(number, version), key))
-            records.append(_record(*envelope, proposed.event, chain))
-        command = (command_key(member.command, pending.position + 1), U64.pack(len(records)))
-        stored_states = {
-            view_key(*place): None if state is None else encode_state(state)
-            for place, state in self._states.items()
-        }
+            records.append(set_chain(record, chain))
+        if not records:
+            return ()
+        entry = command_key(command, pending.position + 1), U64.pack(len(records))
+        changed: dict[bytes, bytes | None] = {}
+        for place, state in states.items():
+            value = None if state is None else encode_state(state)
+            changed[view_key(*place)] = value
+            size += len(value) if value is not None else 0
+        # From here on nothing is refused any more.
         for record in records:
-            tag = event_tag(record.event)
-            if tag not in pending.kinds or pending.kinds[tag][0] < SCHEMAS[tag][1]:
-                pending.kinds = {**pending.kinds, tag: (SCHEMAS[tag][1], RELEASES[tag])}
-                pending.new_kinds = True
-        if records:
-            pending.commands.append(command)
+            if type(record.event) not in pending.noted:
+                pending.note(record.event)
+        pending.commands.append(entry)
         pending.position, pending.chain = position, chain
         pending.records += raw
         pending.names += names
         pending.index += index
-        pending.times.append(member.time)
+        pending.size += size + _AROUND * (len(raw) + len(changed))
+        least, most = pending.times or (time, time)
+        pending.times = min(least, time), max(most, time)
         pending.streams.update(streams)
-        pending.states.update(self._states)
-        pending.stored.update(stored_states)
+        pending.states.update(states)
+        pending.stored.update(changed)
         answer = tuple(records)
-        pending.first_of.setdefault(member.command, answer)
+        pending.first_of.setdefault(command, answer)
         return answer
 
     def _first(self, member: Append) -> tuple[Record, ...] | None:
@@ -211,8 +221,8 @@ class Draft:
     # -- the views, as this member sees them ----------------------------------------------------------------
 
     def get(self, view: View[S], key: str) -> S | None:
-        place = view, key
-        for known in (self._states, self._pending.states, self._pending.known_states):
+        place, pending = (view, key), self._pending
+        for known in (self._states, pending.states, pending.known_states):
             if place in known:
                 state: S | None = known[place]
                 return state

@@ -56,6 +56,7 @@ class Log:
             self._position, self._chain = _last(self.db, txn)
             self._kinds: Mapping[str, tuple[int, str]] = read_kinds(self.db, txn)
             mark = find_mark(self.db, txn, self._position)
+        self._noted: set[type[Any]] = set()
         self._marked = 0 if mark is None else mark.position
         self._states: dict[tuple[View[Any], str], Any] = {}
         self._streams: dict[str, tuple[int, int]] = {}
@@ -95,7 +96,8 @@ class Log:
         batch may be relied on, and the log can only be read until it is opened again.
         """
         answers, pending, marked = self._commit(lambda txn: self._write(txn, batch))
-        self._position, self._chain, self._kinds = pending.position, pending.chain, pending.kinds
+        self._position, self._chain = pending.position, pending.chain
+        self._kinds, self._noted = pending.kinds, pending.noted
         self._remember(pending)
         if marked:
             self._marked, self._dirty, self._times = pending.position, set(), None
@@ -134,7 +136,7 @@ class Log:
     def _write(
         self, txn: lmdb.Transaction, batch: Sequence[Append]
     ) -> tuple[tuple[list[tuple[Record, ...] | Refused | Invalid], Pending, bool], int, int]:
-        pending = Pending(self._position, self._chain, self._kinds, self._states, self._streams)
+        pending = Pending(self._position, self._chain, self._kinds, set(self._noted), self._states, self._streams)
         answers: list[tuple[Record, ...] | Refused | Invalid] = []
         for member in batch:
             try:
@@ -400,7 +402,8 @@ def _records(db: Database, txn: lmdb.Transaction, positions: Sequence[int], base
     return records
 
 
-def _spread(known: tuple[int, int] | None, times: Sequence[int]) -> tuple[int, int] | None:
-    """The least and the greatest of ``times`` and what was ``known`` before; None if that is nothing."""
-    every = (*(known or ()), *times)
-    return (min(every), max(every)) if every else None
+def _spread(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The least and the greatest of both; None if there is nothing in either."""
+    if one is None or other is None:
+        return one or other
+    return min(one[0], other[0]), max(one[1], other[1])

@@ -44,7 +44,7 @@ __all__ = [
     "takes_all",
 ]
 
-EVERY = 2048
+EVERY = 4096
 """Records between two marks."""
 
 _SMALL = 8192
