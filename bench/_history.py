@@ -8,13 +8,14 @@ three labels gives.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lading.events.container import Created, Exited, Removed, RemoveRequested, Started, StartRequested
 from lading.events.envelope import Actor, Proposed
-from lading.events.ids import ContainerId, container_stream
+from lading.events.ids import CommandId, ContainerId, container_stream
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.storage.environment import open_log
 from lading.storage.log import Append, Log
@@ -103,3 +104,24 @@ def written(directory: Path, count: int) -> Log:
             batch.clear()
     log.append(batch)
     return log
+
+
+def populated(directory: Path, records: int, containers: int) -> tuple[Log, str]:
+    """A log of ``records`` in which ``containers`` exist at the end, started at the beginning; and the id of
+    one.
+    """
+    log = open_log(directory, "be" * 16)
+    lives = [life(number, "stays-") for number in range(containers)]
+    stays = [next(each) for _ in range(3) for each in lives]
+    batch: list[Append] = []
+    for number, proposed in zip(range(records), itertools.chain(stays, history()), strict=False):
+        identity = hexes("event", number)
+        batch.append(
+            Append((proposed,), (identity[:32],), NOW + number * 1000, ACTOR, CommandId(f"{number:032x}"))
+        )
+        if len(batch) == 5000:
+            log.append(batch)
+            batch.clear()
+    log.append(batch)
+    one = stays[0].stream.partition("/")[2]
+    return log, one
