@@ -56,10 +56,15 @@ class Replay:
         Raises ``StoreCorrupt`` with the position of the first record that is missing, that is not exactly what
         was written, or that can't have happened there. The states are then of no use any more.
         """
-        rest = list(page)
-        for entry, (_, stored) in zip(self.opened(rest), rest, strict=True):
-            self.chain = stored[-len(GENESIS) :]
-            self.fold(entry, stored)
+        fold, checked, chain, last = self.fold, self._checked, self.chain, self.position
+        for position, stored in page:  # as in ``opened``, without a step between
+            last += 1
+            if position != last:
+                raise StoreCorrupt(last, "the record is missing")
+            if checked:
+                chain = check_chain(stored, position, chain)
+            fold(decode_entry(stored, position), stored)
+        self.chain = chain
 
     def opened(self, page: Iterable[tuple[int, bytes]]) -> Iterator[list[Any]]:
         """The entries (``codec.decode_entry``) of ``page``, which goes on from ``position``; see ``feed``."""
