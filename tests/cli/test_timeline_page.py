@@ -16,6 +16,7 @@ import pytest
 from browser import Browser, alive, open_browser
 from cli_program import Cli
 from hypothesis import given, settings
+from plainviews import MemoryViews
 from strategies import histories
 
 from lading.engine.cli.page.data import plain_state
@@ -27,7 +28,6 @@ from lading.events.moments import Instant, Position
 from lading.events.views import CONTAINERS, IMAGES, TAGS, project
 from lading.storage.environment import open_log
 from lading.storage.log import Append
-from lading.storage.memory import MemoryViews
 from lading.storage.store import read_log
 
 pytestmark = pytest.mark.slow

@@ -11,6 +11,7 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plainviews import MemoryViews
 from strategies import histories
 
 from lading.events.claims import ClaimState
@@ -24,7 +25,6 @@ from lading.events.spec import ContainerSpec
 from lading.events.views import CLAIMS, TAGS, VIEWS, project
 from lading.storage.environment import open_log
 from lading.storage.log import Append, Log
-from lading.storage.memory import MemoryViews
 
 Members = list[tuple[Proposed, ...]]
 Tables = dict[str, dict[str, Any]]

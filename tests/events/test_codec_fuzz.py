@@ -16,6 +16,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plainviews import MemoryViews
 from strategies import container_states, records
 
 from lading.events.codec import GENESIS, decode_record, decode_state, encode_record, encode_state
@@ -23,7 +24,6 @@ from lading.events.container import ContainerState
 from lading.events.envelope import Record
 from lading.events.errors import StoreCorrupt
 from lading.events.views import VIEWS, project
-from lading.storage.memory import MemoryViews
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "records.json").read_text())
 BODIES = tuple(bytes.fromhex(stored)[:-32] for stored in GOLDEN.values())

@@ -10,6 +10,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plainviews import MemoryViews
 from strategies import EVENTS, container_ids, histories
 
 from lading.events.container import (
@@ -32,7 +33,6 @@ from lading.events.lives import CERTAIN, Life, Name, Outcome, Segment, Timeline,
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import StoreCreated
 from lading.events.views import CONTAINERS, project
-from lading.storage.memory import MemoryViews
 
 A, B = "a" * 64, "b" * 64
 SPEC = ContainerSpec("sha256:" + "1" * 64, "app:1", (), ("true",), labels={"tier": "front"})

@@ -10,6 +10,7 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plainviews import MemoryViews
 from strategies import histories
 
 from lading.events.codec import GENESIS, encode_record
@@ -20,7 +21,6 @@ from lading.events.ids import ContainerId
 from lading.events.replay import Replay
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.views import CLAIMS, CONTAINERS, project
-from lading.storage.memory import MemoryViews
 
 Page = list[tuple[int, bytes]]
 

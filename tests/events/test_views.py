@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from plainviews import MemoryViews
 from strategies import histories
 
 from lading.events.container import (
@@ -25,7 +26,6 @@ from lading.events.image import ImageAdded, ImageConfig, ImageState, LayerAdded,
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import StoreCreated
 from lading.events.views import CLAIMS, CONTAINERS, IMAGES, LAYERS, TAGS, VIEWS, project
-from lading.storage.memory import MemoryViews
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64

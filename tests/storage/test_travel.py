@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 from logbook import BORN, append, busy, dump, everything, made, member, told
+from plainviews import MemoryViews
 from strategies import histories
 
 from lading.events.envelope import Proposed
@@ -18,7 +19,6 @@ from lading.events.views import CONTAINERS, VIEWS, project
 from lading.storage import snapshots
 from lading.storage.environment import open_log
 from lading.storage.log import Log
-from lading.storage.memory import MemoryViews
 
 EVERY = 7
 

@@ -1,4 +1,4 @@
-"""Views in memory: for rebuilding aside, for travelling, and as the plain twin of the stored ones."""
+"""Views in plain dicts: the twin that the stored and the replayed ones are compared with."""
 
 from __future__ import annotations
 
