@@ -148,6 +148,8 @@ class Journal:
         one after that they have.
         """
         while not self._closed:
+            if not self._with_writer:
+                self._hand_over()  # an answer may have come before this task had begun
             self._gatherer = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(_not_now)
             await trio.lowlevel.cancel_shielded_checkpoint()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -436,3 +437,43 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
                     await trio.sleep_forever()
         log.close()
     assert (len(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}) == before
+
+
+async def test_what_is_asked_for_together_again_and_again_is_committed_together(log: Log, gate: Gate) -> None:
+    """Who is answered at once asks for more at once: none of them is committed alone before the others."""
+
+    async def appender(number: int) -> None:
+        for step in range(10):
+            await tell(journal, made(100 * number + step))
+
+    async with journal_of(log) as journal, outer_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(appender, number)
+    assert sum(gate.batches) == 200
+    assert gate.batches.count(20) >= 8
+    assert len(gate.batches) <= 13
+
+
+async def test_appends_calls_and_cancels_in_any_order_are_all_answered(log: Log) -> None:
+    """Nothing that was accepted waits for ever, whoever else asks, is cancelled or writes meanwhile."""
+    chance = random.Random(os.urandom(8))
+    answered = 0
+
+    async def ask(number: int) -> None:
+        nonlocal answered
+        with trio.move_on_after(chance.random() * 0.01 if chance.random() < 0.3 else 60):
+            for step in range(3):
+                if chance.random() < 0.2:
+                    await journal.call(lambda: None)
+                await tell(journal, made(10 * number + step))
+                if chance.random() < 0.3:
+                    await trio.sleep(chance.random() * 0.003)
+        answered += 1
+
+    async with journal_of(log) as journal, outer_nursery() as nursery:
+        for number in range(200):
+            nursery.start_soon(ask, number)
+            if chance.random() < 0.1:
+                await trio.sleep(chance.random() * 0.002)
+    assert answered == 200
+    log.verify()
