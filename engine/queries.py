@@ -126,8 +126,8 @@ def resolve_moment(log: Log, when: int | str | datetime, now: int) -> int:
 
     An instant is the last position whose record's time is at or before it, in log order. Raises ``Invalid``.
     """
-    if isinstance(when, bool):
-        raise Invalid("moment", when, "give a position, a datetime, or words such as '2h ago'")
+    if isinstance(when, bool) or (isinstance(when, int) and when < 0):
+        raise Invalid("moment", when, "give a position from 0 on, a datetime, or words such as '2h ago'")
     if isinstance(when, int):
         return when
     if isinstance(when, datetime):

@@ -51,6 +51,8 @@ async def test_the_engine_of_any_moment_has_the_queries_of_now(stage: Stage) -> 
         for wrong, error in (
             (engine.log.position + 1, NotInHistory),
             ("soon", Invalid),
+            (-1, Invalid),
+            (True, Invalid),
             (datetime.now(), Invalid),
         ):
             with pytest.raises(error):
