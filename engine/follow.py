@@ -19,9 +19,9 @@ import trio
 
 from lading.engine.journal import Journal
 from lading.engine.verifier import verify_aside
-from lading.events.codec import decode_record
+from lading.events.codec import check_chain, decode_record
 from lading.events.envelope import Record
-from lading.events.errors import EngineClosed, NotInHistory
+from lading.events.errors import EngineClosed, NotInHistory, StoreCorrupt
 from lading.events.selection import EVERYTHING, Selection, SelectionWords, select
 from lading.storage.log import Log, Verified
 from lading.storage.lookback import Lookback
@@ -125,9 +125,16 @@ class Pages(Generic[T]):
         if stored and stored[0][0] != self.position + 1:
             raise NotInHistory(self.position + 1, stored[0][0], self._log.head())
         page: list[Record] = []
+        chain = self._log.chain_at(self.position) if stored else b""
         for position, value in stored:
             if self._until is not None and position > self._until:
                 break
+            try:
+                chain = check_chain(value, position, chain)
+            except StoreCorrupt:
+                if page:
+                    break  # what is before it first; then it is told
+                raise
             if all(any(needle in value for needle in group) for group in self._needles):
                 record = decode_record(value, position)
                 if self._all or self._selection.wants(record, self._past.origin):

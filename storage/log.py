@@ -168,6 +168,11 @@ class Log:
         with self.db.read() as txn:
             return read_base(self.db, txn)
 
+    def chain_at(self, position: int) -> bytes:
+        """The chain at ``position``, which the log or its base must have. Raises ``StoreCorrupt``."""
+        with self.db.read() as txn:
+            return _chain_before(self.db, txn, position + 1, read_base(self.db, txn))
+
     def head(self) -> int:
         """The last position on disk now, 0 for an empty log. Sees other processes' appends."""
         with self.db.read() as txn:

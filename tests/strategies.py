@@ -199,11 +199,8 @@ TAGS = ("docker.io/library/a:1", "docker.io/library/b:1", "docker.io/library/a:2
 
 
 @st.composite
-def histories(draw: Draw, most: int = 25, storable: bool = False) -> list[tuple[Proposed, ...]]:
-    """Members for one log, from its first record on, every one of which is allowed where it stands.
-
-    With ``storable``, none is refused because the sizes of an image's layers add up to more than 64 bits.
-    """
+def histories(draw: Draw, most: int = 25) -> list[tuple[Proposed, ...]]:
+    """Members for one log, from its first record on, every one of which is allowed where it stands."""
     members: list[tuple[Proposed, ...]] = [(Proposed(ENGINE_STREAM, StoreCreated("0" * 32, 1), 0),)]
     states: dict[str, ContainerState] = {}
     versions: dict[str, int] = {}
@@ -240,8 +237,8 @@ def histories(draw: Draw, most: int = 25, storable: bool = False) -> list[tuple[
 
     def layer() -> Proposed:
         event = draw(EVENTS[LayerAdded])
-        if storable:
-            event = attrs.evolve(event, disk_bytes=event.disk_bytes >> 8)
+        # So that the sizes of an image's layers never add up to more than 64 bits, which can't be stored.
+        event = attrs.evolve(event, disk_bytes=event.disk_bytes >> 8)
         layers.append(event.chain)
         return propose(layer_stream(event.chain), event)
 

@@ -99,9 +99,7 @@ class _Reading:
         selection = _selection_of(request)
         window, follow = _window_of(request, self._engine.core.log)
         limit = request.query.integer("limit", 0)
-        history.select(
-            selection, window.after
-        )  # refuses what is not kept, while there still is a status to say it
+        history.select(selection, window.after)  # refuses what is not kept while a status can still say so
         async with request.respond(200, {"Content-Type": "application/x-ndjson"}, endless=follow) as send:
             await each_page(history, selection, window, _Lines(send, limit).send, notices=follow)
 

@@ -10,13 +10,14 @@ import attrs
 import pytest
 import trio
 from growing import ACTOR, COMMAND, STREAM, grow, growing, tell
+from logbook import put
 from trio.testing import wait_all_tasks_blocked
 
 from lading.engine.follow import CaughtUp, FellBehind, History
 from lading.engine.journal import Journal, open_journal
 from lading.events.container import KillRequested
 from lading.events.envelope import Proposed, Record
-from lading.events.errors import EngineClosed, Invalid, NotInHistory
+from lading.events.errors import EngineClosed, Invalid, NotInHistory, StoreCorrupt
 from lading.storage.log import Append, Log
 
 
@@ -392,3 +393,21 @@ async def test_a_selection_that_leaves_nothing_out_leaves_nothing_out(history: H
     for words in ({"types": ["container."]}, {"actors": ["test"]}, {"images": ["1"]}):
         pages = history.pages(0, **words)  # type: ignore[arg-type]  # each is right by itself
         assert [record.position async for page in pages for record in page] == list(range(1, 304))
+
+
+async def test_a_follower_is_given_nothing_that_was_altered(log: Log) -> None:
+    """What is before the altered record comes; then that is told by its position."""
+    async with growing(log):
+        pass
+    [(position, stored)] = log.read_raw(1, 1)
+    put(log, "log", position.to_bytes(8, "big"), stored[:20] + bytes([stored[20] ^ 1]) + stored[21:])
+    seen: list[int] = []
+
+    async def read(history: History) -> None:
+        async for record in history.follow(0):
+            seen.append(record.position)
+
+    async with open_journal(log) as journal:  # one that has nothing in memory
+        with trio.fail_after(10), pytest.raises(StoreCorrupt) as found:
+            await read(History(journal))
+    assert (seen, found.value.position) == ([1], 2)

@@ -171,7 +171,7 @@ def test_damage_to_what_stands_for_the_compacted_records_is_found(log: Log, tmp_
         log.verify()
 
 
-@hypothesis.given(history=histories(storable=True), cut=st.integers(0, 10**6))
+@hypothesis.given(history=histories(), cut=st.integers(0, 10**6))
 def test_any_history_can_be_compacted_anywhere(
     history: list[tuple[Proposed, ...]], cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -101,7 +101,7 @@ def test_a_snapshot_is_a_cache(log: Log) -> None:
     log.verify()
 
 
-@hypothesis.given(history=histories(storable=True), cut=st.integers(0, 10**6))
+@hypothesis.given(history=histories(), cut=st.integers(0, 10**6))
 def test_any_valid_history_can_be_travelled(
     history: list[tuple[Proposed, ...]], cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
