@@ -68,7 +68,6 @@ class Journal:
         self._with_writer = 0  # appends, and calls, that were handed over and not answered yet
         self._gatherer: trio.lowlevel.Task | None = None
         self._token = trio.lowlevel.current_trio_token()
-        self._moved = trio.Event()
         self._finished = trio.Event()
         self._closed = False
         self._broken = ""
@@ -134,18 +133,15 @@ class Journal:
 
     async def wait_past(self, position: int) -> None:
         """Return once the log goes past ``position``; ``EngineClosed`` when it never will."""
-        while self.position <= position:
-            if self._closed:
-                raise EngineClosed
-            await self._moved.wait()
+        await self.tail.wait_past(position)
         await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _gather(self) -> None:
-        """The task that hands over, as one batch, what those ask for next whose answers came together.
+        """The task that hands over, as one batch, what was asked for while the writer had something to do.
 
-        Handed over one by one, the first would be committed alone, and the writer would fight for the
-        interpreter with the tasks that ask for the others. They run in the tick in which this is woken; in the
-        one after that they have.
+        More would only wait there for it. And when it has answered many at once, they will ask for more in the
+        next tick: handed over one by one, the first would be committed alone, while the writer and those tasks
+        fight for the interpreter. They run in the tick in which this is woken; after that, they have.
         """
         while not self._closed:
             if not self._with_writer:
@@ -222,8 +218,6 @@ class Journal:
             gatherer, self._gatherer = self._gatherer, None
             trio.lowlevel.reschedule(gatherer)
         self.tail.tell()
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
 
 
 def _not_now(raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
@@ -266,5 +260,4 @@ async def open_journal(
         with trio.CancelScope(shield=True):
             await journal._finished.wait()
         journal._thread.join()
-        journal._moved.set()
         journal.tail.close()

@@ -34,9 +34,8 @@ from lading.events.errors import BackupInvalid, HostError
 from lading.events.moments import utc_time
 from lading.events.views import CONTAINERS, IMAGES, LAYERS
 from lading.storage.environment import open_log
-from lading.storage.linux import syncfs
+from lading.storage.linux import sync_directory, syncfs
 from lading.storage.log import Log
-from lading.storage.newstore import sync_directory
 from lading.storage.recordlines import canonical
 from lading.storage.store import locate, read_identity, read_log
 from lading.storage.trees import remove_tree

@@ -31,9 +31,11 @@ from lading.storage.database import Database
 from lading.storage.draft import stream_number
 from lading.storage.export import Header, read_export, write_export
 from lading.storage.keys import U64, command_key, name_key, past_key, stream_key
-from lading.storage.meta import Base, read_base, write_base
+from lading.storage.linux import sync_directory
+from lading.storage.meta import Base, last_position, read_base, write_base
 from lading.storage.past import changes_between, fold_past
 from lading.storage.snapshots import Mark, find_mark, marks, past_states, put_mark, state_digest
+from lading.storage.walk import read_page
 
 __all__ = ["Segment", "archive", "clear", "rebase", "segment_name"]
 
@@ -70,7 +72,7 @@ def archive(db: Database, store: str, last: int, directory: Path) -> Segment:
     """
     with db.read() as txn:
         base = read_base(db, txn)
-        head = _head(db, txn)
+        head = last_position(db, txn)
         if not base.position < last <= head:
             raise NotInHistory(last, base.position + 1, head)
         last = _end_of_append(db, txn, last, base.position)
@@ -96,7 +98,7 @@ def archive(db: Database, store: str, last: int, directory: Path) -> Segment:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
         new.rename(directory / name)
-        _sync(directory)
+        sync_directory(directory)
     except BaseException as error:
         with contextlib.suppress(OSError):
             new.unlink()
@@ -108,25 +110,12 @@ def archive(db: Database, store: str, last: int, directory: Path) -> Segment:
 
 def _pages(db: Database, after: int, last: int) -> Iterator[list[tuple[int, bytes]]]:
     while after < last:
-        page: list[tuple[int, bytes]] = []
-        with db.read() as txn, txn.cursor(db=db.tables["log"]) as cursor:
-            found = cursor.set_range(U64.pack(after + 1))
-            while found and len(page) < min(_PAGE, last - after):
-                key, value = cursor.item()
-                page.append((U64.unpack(key)[0], value))
-                found = cursor.next()
+        with db.read() as txn:
+            page = read_page(db, txn, after, min(_PAGE, last - after))
         if not page:
             raise StoreCorrupt(after + 1, "the record is missing")
         yield page
         after += len(page)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # -- the new base ---------------------------------------------------------------------------------------
@@ -261,8 +250,3 @@ def _end_of_append(db: Database, txn: lmdb.Transaction, position: int, base: int
             break
         position -= 1
     return position
-
-
-def _head(db: Database, txn: lmdb.Transaction) -> int:
-    with txn.cursor(db=db.tables["log"]) as cursor:
-        return U64.unpack(cursor.key())[0] if cursor.last() else 0

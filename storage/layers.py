@@ -17,7 +17,7 @@ import attrs
 
 from lading.events.errors import HostError
 from lading.storage.decode import ByteSource
-from lading.storage.linux import syncfs
+from lading.storage.linux import sync_directory, syncfs
 from lading.storage.store import Paths
 from lading.storage.unpack import Unpacked, unpack
 
@@ -70,10 +70,6 @@ def write_blob(paths: Paths, content: bytes, digest: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.rename(target)
-        directory = os.open(paths.blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(paths.blobs)
     except OSError as error:
         raise HostError("write the blob", os.fspath(target), error.errno or 0) from error

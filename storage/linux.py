@@ -54,6 +54,7 @@ __all__ = [
     "openat2",
     "rename_exchange",
     "rename_noreplace",
+    "sync_directory",
     "syncfs",
     "umount2",
 ]
@@ -157,6 +158,15 @@ def syncfs(fd: int) -> None:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
+
+
+def sync_directory(directory: str | os.PathLike[str]) -> None:
+    """Have the names in ``directory`` on disk (fsync(2)). Raises ``OSError``."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _renameat2(source: bytes, target: bytes, source_fd: int, target_fd: int, flags: int) -> None:

@@ -13,11 +13,13 @@ from lading.events.codec import GENESIS, SCHEMAS
 from lading.events.errors import StoreCorrupt, StoreNewer
 from lading.events.views import VIEWS
 from lading.storage.database import Database
+from lading.storage.keys import U64
 
 __all__ = [
     "Base",
     "check_kinds",
     "check_record_kind",
+    "last_position",
     "read_base",
     "read_kinds",
     "view_schemas",
@@ -48,6 +50,12 @@ def read_base(db: Database, txn: lmdb.Transaction) -> Base:
     if type(position) is not int or type(chain) is not bytes or len(chain) != len(GENESIS):
         raise StoreCorrupt(0, "the log's base is not a position and a chain; restore it from a backup")
     return Base(position, chain)
+
+
+def last_position(db: Database, txn: lmdb.Transaction) -> int:
+    """The position of the last record; the base's if there is none after it."""
+    with txn.cursor(db=db.tables["log"]) as cursor:
+        return int(U64.unpack(cursor.key())[0]) if cursor.last() else read_base(db, txn).position
 
 
 def write_base(db: Database, txn: lmdb.Transaction, base: Base) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 import attrs
 
 from lading.events.errors import HostError
-from lading.storage.linux import syncfs
+from lading.storage.linux import sync_directory, syncfs
 from lading.storage.store import Paths, locate, own_root, write_identity
 from lading.storage.trees import remove_tree
 
-__all__ = ["Making", "making_store", "sync_directory"]
+__all__ = ["Making", "making_store"]
 
 _FILES = ("layers", "blobs", "containers")
 _EMPTY = {
@@ -98,15 +98,6 @@ def making_store(root: Path) -> Iterator[Making]:
         raise
     finally:
         os.close(lock)
-
-
-def sync_directory(directory: Path) -> None:
-    """Have the names in ``directory`` on disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_empty(root: Path) -> None:

@@ -11,7 +11,7 @@ from lading.events.views import VIEWS
 from lading.storage.database import Database
 from lading.storage.draft import stream_number
 from lading.storage.keys import U64, command_key, name_key, past_key, stream_key
-from lading.storage.meta import Base, read_base, view_schemas, write_kinds
+from lading.storage.meta import Base, last_position, read_base, view_schemas, write_kinds
 from lading.storage.snapshots import EVERY, Mark, put_mark, takes_all
 from lading.storage.walk import Fold, Progress, read_page
 
@@ -30,8 +30,7 @@ def rebuild(db: Database, txn: lmdb.Transaction, progress: Progress | None = Non
     """
     base = read_base(db, txn)
     maker = _Maker(db, txn, base)
-    with txn.cursor(db=db.tables["log"]) as cursor:
-        last = U64.unpack(cursor.key())[0] if cursor.last() else base.position
+    last = last_position(db, txn)
     while maker.fold.position < last:
         maker.page(read_page(db, txn, maker.fold.position, _PAGE))
         if progress is not None:

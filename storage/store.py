@@ -37,6 +37,7 @@ import attrs
 
 from lading.events.errors import HostError, InUse, StoreCorrupt, StoreNewer
 from lading.storage.environment import FORMAT, open_log
+from lading.storage.linux import sync_directory
 from lading.storage.log import Log
 from lading.storage.skeleton import make_skeleton
 from lading.storage.walk import Progress
@@ -245,11 +246,7 @@ def write_identity(root: Path, identity: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.rename(root / "store.json")
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(root)
 
 
 def _identity(marker: Path) -> str:

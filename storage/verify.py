@@ -18,7 +18,7 @@ from lading.events.views import VIEWS
 from lading.storage.database import Database
 from lading.storage.draft import stream_number
 from lading.storage.keys import U64, command_key, past_key, stream_key
-from lading.storage.meta import Base, read_base, read_kinds
+from lading.storage.meta import Base, last_position, read_base, read_kinds
 from lading.storage.snapshots import Mark, find_mark, marks, state_then
 from lading.storage.walk import Fold, Progress, read_page
 
@@ -71,7 +71,7 @@ def _walk(
                 raise StoreCorrupt(
                     check.base.position, "the log was compacted while it was verified; verify it again"
                 )
-            last = _last(db, txn) or check.base.position
+            last = last_position(db, txn)
             check.look_ahead(txn)
             check.page(txn, read_page(db, txn, check.fold.position, _PAGE), watch)
             if progress is not None:
@@ -233,11 +233,6 @@ class _Check:
                 where = self.fold.last_change.get(key, self.fold.position)
                 raise StoreCorrupt(where, f"view entry {key!r} differs from what the log gives; rebuild the views")
         self._states = len(live)
-
-
-def _last(db: Database, txn: lmdb.Transaction) -> int:
-    with txn.cursor(db=db.tables["log"]) as cursor:
-        return U64.unpack(cursor.key())[0] if cursor.last() else 0
 
 
 def _left_over(db: Database, txn: lmdb.Transaction, table: str, base: Base) -> int:

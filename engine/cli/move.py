@@ -112,7 +112,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
             raise
     from pathlib import Path
 
-    from lading.storage.newstore import sync_directory
+    from lading.storage.linux import sync_directory
 
     sync_directory(Path(path).absolute().parent)
 
