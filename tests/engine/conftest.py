@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from gate import Gate
 from growing import growing
 
 from lading.engine import follow, tail
@@ -20,6 +21,12 @@ def log(tmp_path: Path) -> Iterator[Log]:
     opened = open_log(tmp_path / "log", "id")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def gate(log: Log) -> Gate:
+    """What stands before the log's writer."""
+    return Gate(log)
 
 
 @pytest.fixture

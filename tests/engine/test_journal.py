@@ -1,109 +1,36 @@
-"""The journal: one commit for many, answers in order, and no append half done, whoever is cancelled or closed."""
+"""The journal: answers in order, and no append half done, whoever is cancelled or closed."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from gate import (
+    ACTOR,
+    COMMAND,
+    Gate,
+    hold,
+    journal_of,
+    made,
+    open_when_all_wait,
+    outer_nursery,
+    started,
+    tell,
+)
 from trio.testing import wait_all_tasks_blocked
 
 from lading.engine.journal import Journal, open_journal
-from lading.events.container import Created, StartRequested
-from lading.events.envelope import Actor, Proposed, Record
-from lading.events.errors import AlreadyExists, Conflict, EngineClosed, Invalid, StoreBroken, WrongPhase
-from lading.events.ids import CommandId, container_stream
-from lading.events.spec import ContainerSpec
+from lading.events.container import StartRequested
+from lading.events.envelope import Proposed
+from lading.events.errors import AlreadyExists, Conflict, EngineClosed, Invalid, WrongPhase
 from lading.events.views import CONTAINERS
 from lading.storage.environment import open_log
-from lading.storage.log import Append, Log
-
-SPEC = ContainerSpec("sha256:" + "1" * 64, "app", (), ("true",))
-ACTOR = Actor(1000, 1000, 4, "test")
-COMMAND = CommandId("c" * 32)
-
-
-def made(number: int, name: str = "") -> Proposed:
-    container = f"{number:064x}"
-    return Proposed(container_stream(container), Created(container, name or f"name{number}", SPEC), 0)
-
-
-def started(number: int) -> Proposed:
-    return Proposed(container_stream(f"{number:064x}"), StartRequested(1))
-
-
-class Gate:
-    """Stands before ``log.append``: counts the batches, and can hold the writer thread back."""
-
-    def __init__(self, log: Log) -> None:
-        self.batches: list[int] = []
-        self.entered = threading.Event()
-        self.opened = threading.Event()
-        self.opened.set()
-        self.fail: Callable[[], None] = lambda: None
-        self._append = log.append
-        log.append = self.append  # type: ignore[method-assign]
-
-    def append(self, batch: Sequence[Append]) -> Any:
-        self.batches.append(len(batch))
-        self.entered.set()
-        assert self.opened.wait(30)
-        self.fail()
-        return self._append(batch)
-
-    def close(self) -> None:
-        self.entered.clear()
-        self.opened.clear()
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    opened = open_log(tmp_path / "log", "id")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def gate(log: Log) -> Gate:
-    return Gate(log)
-
-
-@asynccontextmanager
-async def journal_of(log: Log, **kw: Any) -> AsyncIterator[Journal]:
-    with trio.fail_after(60):
-        async with open_journal(log, **{"clock": lambda: 777, **kw}) as journal:
-            yield journal
-
-
-@asynccontextmanager
-async def outer_nursery() -> AsyncIterator[trio.Nursery]:
-    """For tasks that outlive the journal; one that is never answered fails the test instead of hanging it."""
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            yield nursery
-
-
-async def tell(journal: Journal, *events: Proposed) -> tuple[Record, ...]:
-    return await journal.append(events, actor=ACTOR, command=COMMAND)
-
-
-async def hold(gate: Gate, nursery: trio.Nursery, journal: Journal, number: int) -> None:
-    """Have the writer thread stand still within a commit of container ``number``."""
-    gate.close()
-    nursery.start_soon(tell, journal, made(number))
-    await trio.to_thread.run_sync(gate.entered.wait)
-
-
-async def open_when_all_wait(gate: Gate) -> None:
-    await wait_all_tasks_blocked()
-    gate.opened.set()
+from lading.storage.log import Log
 
 
 async def test_append_gives_the_records_that_are_on_disk(log: Log) -> None:
@@ -126,28 +53,6 @@ async def test_by_default_times_are_the_clocks_and_ids_are_unique(log: Log) -> N
     assert len({record.event_id for record in records}) == 2
     assert all(len(record.event_id) == 32 and int(record.event_id, 16) for record in records)
     assert 1_600_000_000 < records[0].time / 1e9 < 1e11
-
-
-async def test_appends_that_wait_together_are_committed_together(log: Log, gate: Gate) -> None:
-    """Two hundred while the first is being synced: one more commit, not two hundred."""
-    async with journal_of(log) as journal, trio.open_nursery() as nursery:
-        await hold(gate, nursery, journal, 0)
-        for number in range(1, 201):
-            nursery.start_soon(tell, journal, made(number))
-        await open_when_all_wait(gate)
-    assert gate.batches == [1, 200]
-    assert log.verify().records == 201
-
-
-@pytest.mark.slow
-async def test_one_commit_takes_no_more_than_its_bound(log: Log, gate: Gate) -> None:
-    async with journal_of(log) as journal, trio.open_nursery() as nursery:
-        await hold(gate, nursery, journal, 0)
-        for number in range(1, 1501):
-            nursery.start_soon(tell, journal, made(number))
-        await open_when_all_wait(gate)
-    assert gate.batches == [1, 1024, 476]
-    assert log.head() == 1501
 
 
 async def test_positions_follow_the_order_of_the_calls(log: Log) -> None:
@@ -359,70 +264,6 @@ async def test_wait_past_can_be_cancelled_and_ends_with_the_journal(log: Log) ->
     assert closed == [1]
 
 
-@pytest.mark.parametrize("error", [OSError(5, "I/O"), RuntimeError("a defect")])
-async def test_a_failed_commit_breaks_the_journal_for_good(log: Log, gate: Gate, error: Exception) -> None:
-    """All of its batch and all who come later are told, even if the next commit would have worked."""
-    broken: list[Exception] = []
-
-    async def ask(number: int) -> None:
-        with pytest.raises(StoreBroken) as told:
-            await tell(journal, made(number))
-        broken.append(told.value)
-
-    def fail() -> None:
-        gate.fail = lambda: None
-        raise error
-
-    async with journal_of(log) as journal:
-        await tell(journal, made(1))
-        async with trio.open_nursery() as nursery:
-            await hold(gate, nursery, journal, 2)
-            for number in range(3, 8):
-                nursery.start_soon(tell, journal, made(number))
-            await open_when_all_wait(gate)
-        gate.fail = fail
-        await ask(8)
-        await ask(9)
-    assert len(broken) == 2
-    assert log.head() == 7
-    assert all(str(error) in str(told) for told in broken)
-
-
-async def test_a_full_disk_breaks_the_journal_for_good(small_disk: Path) -> None:
-    """What was acknowledged can still be read; nothing of the append that failed is there."""
-    log = open_log(small_disk / "log", "id")
-    large = ContainerSpec("sha256:" + "1" * 64, "app", (), ("x" * 9_000_000,))
-    async with journal_of(log) as journal:
-        await tell(journal, made(1))
-        with pytest.raises(StoreBroken, match="no space left"):
-            await tell(journal, Proposed(made(2).stream, Created("2".zfill(64), "name2", large)))
-        with pytest.raises(StoreBroken, match="no space left"):
-            await tell(journal, made(3))
-        assert journal.position == log.head() == 1
-    log.close()
-
-
-async def test_each_caller_of_a_failed_commit_has_an_error_of_its_own(log: Log, gate: Gate) -> None:
-    """One exception raised in several tasks would collect all their tracebacks."""
-    broken: list[StoreBroken] = []
-
-    async def ask(number: int) -> None:
-        with pytest.raises(StoreBroken) as told:
-            await tell(journal, made(number))
-        broken.append(told.value)
-
-    def fail() -> None:
-        raise RuntimeError("a defect")
-
-    async with journal_of(log) as journal, trio.open_nursery() as nursery:
-        gate.close()
-        gate.fail = fail
-        for number in range(3):
-            nursery.start_soon(ask, number)
-        await open_when_all_wait(gate)
-    assert len({id(error) for error in broken}) == 3
-
-
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """Threads, descriptors: as many after ten journals as before."""
     await trio.to_thread.run_sync(lambda: None)
@@ -437,43 +278,3 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
                     await trio.sleep_forever()
         log.close()
     assert (len(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}) == before
-
-
-async def test_what_is_asked_for_together_again_and_again_is_committed_together(log: Log, gate: Gate) -> None:
-    """Who is answered at once asks for more at once: none of them is committed alone before the others."""
-
-    async def appender(number: int) -> None:
-        for step in range(10):
-            await tell(journal, made(100 * number + step))
-
-    async with journal_of(log) as journal, outer_nursery() as nursery:
-        for number in range(20):
-            nursery.start_soon(appender, number)
-    assert sum(gate.batches) == 200
-    assert gate.batches.count(20) >= 8
-    assert len(gate.batches) <= 13
-
-
-async def test_appends_calls_and_cancels_in_any_order_are_all_answered(log: Log) -> None:
-    """Nothing that was accepted waits for ever, whoever else asks, is cancelled or writes meanwhile."""
-    chance = random.Random(os.urandom(8))
-    answered = 0
-
-    async def ask(number: int) -> None:
-        nonlocal answered
-        with trio.move_on_after(chance.random() * 0.01 if chance.random() < 0.3 else 60):
-            for step in range(3):
-                if chance.random() < 0.2:
-                    await journal.call(lambda: None)
-                await tell(journal, made(10 * number + step))
-                if chance.random() < 0.3:
-                    await trio.sleep(chance.random() * 0.003)
-        answered += 1
-
-    async with journal_of(log) as journal, outer_nursery() as nursery:
-        for number in range(200):
-            nursery.start_soon(ask, number)
-            if chance.random() < 0.1:
-                await trio.sleep(chance.random() * 0.002)
-    assert answered == 200
-    log.verify()
