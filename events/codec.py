@@ -19,7 +19,7 @@ import attrs
 import msgpack
 from msgpack import packb, unpackb
 
-from lading.events import claims, compaction, container, image, store
+from lading.events import claims, compaction, container, image, store, transfer
 from lading.events.construct import constructor
 from lading.events.envelope import Actor, Record
 from lading.events.errors import StoreCorrupt
@@ -66,17 +66,49 @@ SCHEMAS: dict[str, tuple[type[Any], int]] = {
     "layer.added": (image.LayerAdded, 1),
     "image.added": (image.ImageAdded, 1),
     "tag.set": (image.Tagged, 1),
+    "tag.removed": (image.Untagged, 1),
+    "image.removed": (image.ImageRemoved, 1),
+    "image.manifest-added": (image.ManifestAdded, 1),
+    "image.pushed": (image.Pushed, 1),
+    "layer.archived": (image.LayerArchived, 1),
+    "layer.packed": (image.LayerPacked, 1),
+    "layer.remove-requested": (image.LayerRemoveRequested, 1),
+    "layer.removed": (image.LayerRemoved, 1),
+    "pull.requested": (transfer.PullRequested, 1),
+    "pull.progressed": (transfer.PullProgressed, 1),
+    "pull.finished": (transfer.PullFinished, 1),
+    "pull.failed": (transfer.PullFailed, 1),
+    "lease.taken": (transfer.LeaseTaken, 1),
+    "lease.released": (transfer.LeaseReleased, 1),
     "claim.taken": (claims.ClaimTaken, 1),
     "claim.released": (claims.ClaimReleased, 1),
     "log.compacted": (compaction.LogCompacted, 1),
 }
 """Tag -> the class that holds it today, and that class's schema version."""
 
+_SINCE_0_3 = (
+    "tag.removed",
+    "image.removed",
+    "image.manifest-added",
+    "image.pushed",
+    "layer.archived",
+    "layer.packed",
+    "layer.remove-requested",
+    "layer.removed",
+    "pull.requested",
+    "pull.progressed",
+    "pull.finished",
+    "pull.failed",
+    "lease.taken",
+    "lease.released",
+)
+
 RELEASES: dict[str, str] = dict.fromkeys(SCHEMAS, "0.1.0") | {
     "store.created": "0.2.0",
     "claim.taken": "0.2.0",
     "claim.released": "0.2.0",
     "log.compacted": "0.2.0",
+    **dict.fromkeys(_SINCE_0_3, "0.3.0"),
 }
 """Tag -> the first release that writes today's schema of it: what an older release says is needed."""
 

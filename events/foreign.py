@@ -26,7 +26,9 @@ from lading.events.container import (
 )
 from lading.events.envelope import Record
 from lading.events.errors import Invalid
+from lading.events.facts import ImageEvent, TransferEvent
 from lading.events.ids import (
+    check_command_id,
     check_container_id,
     check_container_name,
     check_digest,
@@ -35,10 +37,32 @@ from lading.events.ids import (
     layer_stream,
     tag_stream,
 )
-from lading.events.image import ImageAdded, LayerAdded, Tagged
+from lading.events.image import (
+    ImageAdded,
+    ImageRemoved,
+    LayerAdded,
+    LayerArchived,
+    LayerPacked,
+    LayerRemoved,
+    LayerRemoveRequested,
+    ManifestAdded,
+    Pushed,
+    Tagged,
+    Untagged,
+)
 from lading.events.reference import parse_reference
 from lading.events.signals import signal_number
 from lading.events.store import ENGINE_STREAM, StoreCreated
+from lading.events.transfer import (
+    LeaseReleased,
+    LeaseTaken,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullRequested,
+    lease_stream,
+    pull_stream,
+)
 
 __all__ = ["check_foreign"]
 
@@ -65,20 +89,10 @@ def _stream(record: Record, store: str) -> str:
             if event.store != store:
                 raise Invalid("store", event.store, f"the history says that it is of store {store}")
             return ENGINE_STREAM
-        case LayerAdded():
-            for digest in (event.diff_id, event.parent or event.chain):
-                check_digest(digest)
-            return layer_stream(check_digest(event.chain))
-        case ImageAdded():
-            for digest in (*event.layers, *event.diff_ids):
-                check_digest(digest)
-            return image_stream(check_digest(event.image))
-        case Tagged():
-            for digest in (event.image, event.previous or event.image):
-                check_digest(digest)
-            if parse_reference(event.name).name != event.name:
-                raise Invalid("tag", event.name, "it is not the full form of a name")
-            return tag_stream(event.name)
+        case _ if isinstance(event, ImageEvent):
+            return _image_stream(event)
+        case _ if isinstance(event, TransferEvent):
+            return _transfer_stream(event, record.stream)
         case ClaimTaken() | ClaimReleased():
             check_container_id(event.holder.removeprefix("container/"))
             return claim_stream(Claim(event.kind, event.name))
@@ -103,3 +117,65 @@ def _stream(record: Record, store: str) -> str:
         case _:
             assert_never(event)
     return container_stream(check_container_id(record.stream.removeprefix("container/")))
+
+
+def _image_stream(event: ImageEvent) -> str:
+    match event:
+        case LayerAdded():
+            for digest in (event.diff_id, event.parent or event.chain):
+                check_digest(digest)
+            return layer_stream(check_digest(event.chain))
+        case LayerArchived():
+            check_digest(event.blob or event.chain)
+            return layer_stream(check_digest(event.chain))
+        case LayerPacked():
+            check_digest(event.digest)
+            return layer_stream(check_digest(event.chain))
+        case LayerRemoveRequested() | LayerRemoved():
+            return layer_stream(check_digest(event.chain))
+        case ImageAdded():
+            for digest in (*event.layers, *event.diff_ids):
+                check_digest(digest)
+            return image_stream(check_digest(event.image))
+        case ImageRemoved():
+            return image_stream(check_digest(event.image))
+        case ManifestAdded():
+            check_digest(event.digest)
+            return image_stream(check_digest(event.image))
+        case Pushed():
+            check_digest(event.digest)
+            _check_name(event.name)
+            return image_stream(check_digest(event.image))
+        case Tagged():
+            check_digest(event.previous or event.image)
+        case Untagged():
+            pass
+        case _:
+            assert_never(event)
+    check_digest(event.image)
+    _check_name(event.name)
+    return tag_stream(event.name)
+
+
+def _transfer_stream(event: TransferEvent, stream: str) -> str:
+    identifier = stream.partition("/")[2]
+    check_command_id(identifier)
+    match event:
+        case PullRequested() | PullProgressed() | PullFinished() | PullFailed():
+            if isinstance(event, PullRequested):
+                _check_name(event.reference)
+            elif isinstance(event, PullFinished):
+                check_digest(event.image)
+                check_digest(event.digest)
+            return pull_stream(identifier)
+        case LeaseTaken() | LeaseReleased():
+            for chain in event.layers if isinstance(event, LeaseTaken) else ():
+                check_digest(chain)
+            return lease_stream(identifier)
+        case _:
+            assert_never(event)
+
+
+def _check_name(name: str) -> None:
+    if parse_reference(name).full != name:
+        raise Invalid("tag", name, "it is not the full form of a name")

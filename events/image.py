@@ -1,26 +1,44 @@
-"""Images, layers and tags: their facts, their states, and how the one follows from the other.
+"""Images, layers and names: their facts, their states, and how the one follows from the other.
 
 A layer is known by its chain id and never changes. An image is known by its config's digest and never
-changes. A tag is a name that points at one image at a time.
+changes. A name points at one image at a time: ``domain/path:tag``, which may move, or ``domain/path@digest``,
+which says that the registry there has the image as the manifest (or index) with this digest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 
 from lading.events.ids import ChainId, Digest, ImageId
 
 __all__ = [
+    "ArchiveForm",
+    "ArchiveState",
+    "GoingState",
     "ImageAdded",
     "ImageConfig",
+    "ImageRemoved",
     "ImageState",
     "LayerAdded",
+    "LayerArchived",
+    "LayerPacked",
+    "LayerRemoveRequested",
+    "LayerRemoved",
     "LayerState",
+    "ManifestAdded",
+    "ManifestsState",
+    "Pushed",
     "TagState",
     "Tagged",
+    "Untagged",
 ]
+
+ArchiveForm = Literal["blob", "split", "pack"]
+"""What makes a layer's archive again: the compressed archive itself, as it came; its headers, with the contents
+that the unpacked layer has (``storage/split``); or packing the layer (``storage/pack``), which made it."""
 
 
 @attrs.frozen
@@ -61,7 +79,7 @@ class ImageAdded:
     """An image is complete: its config is in the blob store and all its layers are usable.
 
     ``layers``: chain ids, lowest first. ``created``: RFC 3339, from the config. ``origin``: how it came
-    here (``import``), ``comment``: what the importer said.
+    here (``import``, ``load``, ``pull``), ``comment``: what its maker said.
     """
 
     image: ImageId
@@ -82,6 +100,84 @@ class Tagged:
     name: str
     image: ImageId
     previous: str
+
+
+@attrs.frozen
+class Untagged:
+    """``name`` (full form), which pointed at ``image``, is no name any more."""
+
+    name: str
+    image: ImageId
+
+
+@attrs.frozen
+class ImageRemoved:
+    """An image without a name is gone. Its config goes to the trash; its layers have facts of their own."""
+
+    image: ImageId
+
+
+@attrs.frozen
+class LayerArchived:
+    """How the archive of layer ``chain`` can be made again, byte for byte.
+
+    ``blob``, ``blob_size`` and ``media_type`` are of the compressed archive that is kept (form ``blob``), else
+    empty. ``disk_bytes``: what keeping it takes, as ``du`` counts.
+    """
+
+    chain: ChainId
+    form: ArchiveForm
+    blob: str
+    blob_size: int
+    media_type: str
+    disk_bytes: int
+
+
+@attrs.frozen
+class LayerPacked:
+    """The archive of layer ``chain``, compressed to be pushed, had this digest and size. It is not kept.
+
+    A registry that has a blob with this digest needs not be sent it again.
+    """
+
+    chain: ChainId
+    digest: Digest
+    size: int
+    media_type: str
+
+
+@attrs.frozen
+class LayerRemoveRequested:
+    """Nothing uses layer ``chain`` any more: it is moved into the trash."""
+
+    chain: ChainId
+
+
+@attrs.frozen
+class LayerRemoved:
+    """Layer ``chain`` is in the trash."""
+
+    chain: ChainId
+
+
+@attrs.frozen
+class ManifestAdded:
+    """``image`` is what manifest ``digest`` describes, which is kept as a blob of ``disk_bytes`` (``du``)."""
+
+    image: ImageId
+    digest: Digest
+    media_type: str
+    disk_bytes: int
+
+
+@attrs.frozen
+class Pushed:
+    """The registry of ``name`` (full form) has ``image`` as the manifest ``digest`` of ``size`` bytes."""
+
+    image: ImageId
+    name: str
+    digest: Digest
+    size: int
 
 
 @attrs.frozen
@@ -121,4 +217,35 @@ class TagState:
 
     name: str
     image: ImageId
+    since: int
+
+
+@attrs.frozen
+class ArchiveState:
+    """How a layer's archive can be made again; ``packed`` and the rest: as it was last compressed to be pushed."""
+
+    form: ArchiveForm
+    blob: str
+    blob_size: int
+    media_type: str
+    disk_bytes: int
+    packed: str = ""
+    packed_size: int = 0
+    packed_type: str = ""
+
+
+@attrs.frozen
+class ManifestsState:
+    """The manifests that are kept for an image, in the order in which they came, and what they take on disk."""
+
+    digests: tuple[Digest, ...]
+    media_types: tuple[str, ...]
+    disk_bytes: int
+
+
+@attrs.frozen
+class GoingState:
+    """A layer that is being moved into the trash, and since when (nanoseconds UTC)."""
+
+    chain: ChainId
     since: int

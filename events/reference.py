@@ -40,6 +40,11 @@ class Reference:
         return f"{self.domain}/{self.path}" + (f":{self.tag}" if self.tag else "")
 
     @property
+    def full(self) -> str:
+        """What the log calls it: ``domain/path@digest`` if it has a digest, else ``domain/path:tag``."""
+        return f"{self.domain}/{self.path}@{self.digest}" if self.digest else self.name
+
+    @property
     def repository(self) -> str:
         """The familiar name without a tag, as Docker shows it: ``nginx``, ``ghcr.io/a/b``."""
         if self.domain != _DEFAULT_DOMAIN:

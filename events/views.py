@@ -7,9 +7,7 @@ the same bytes. Names are claimed here, too, so that two containers can't get on
 
 from __future__ import annotations
 
-from typing import Any, Generic, Protocol, TypeVar, assert_never, cast
-
-import attrs
+from typing import Any, assert_never, cast
 
 from lading.events.claims import Claim, ClaimReleased, ClaimState, ClaimTaken, container_name
 from lading.events.compaction import LogCompacted
@@ -31,16 +29,34 @@ from lading.events.container import (
 )
 from lading.events.envelope import Record
 from lading.events.errors import AlreadyExists, InUse
+from lading.events.facts import ImageEvent, TransferEvent
 from lading.events.ids import ContainerId
-from lading.events.image import ImageAdded, ImageState, LayerAdded, LayerState, Tagged, TagState
+from lading.events.imageviews import (
+    ARCHIVES,
+    GOING,
+    IMAGES,
+    LAYERS,
+    LEASES,
+    MANIFESTS,
+    PULLS,
+    TAGS,
+    project_image,
+    project_transfer,
+)
 from lading.events.store import StoreCreated
+from lading.events.view import Reader, View, Views
 
 __all__ = [
+    "ARCHIVES",
     "CLAIMS",
     "CONTAINERS",
+    "GOING",
     "IMAGES",
     "LAYERS",
+    "LEASES",
+    "MANIFESTS",
     "MOVES",
+    "PULLS",
     "TAGS",
     "VIEWS",
     "Reader",
@@ -49,28 +65,10 @@ __all__ = [
     "project",
 ]
 
-S = TypeVar("S")
-
-
-@attrs.frozen(eq=False)
-class View(Generic[S]):
-    """A table of states by key. ``schema`` goes up whenever the bytes of a state would change."""
-
-    name: str
-    state: type[S]
-    schema: int = 1
-
-
 CONTAINERS = View("container", ContainerState)
 """Container id -> its state, until it is deleted."""
 CLAIMS = View("claim", ClaimState)
 """``kind/name`` (``Claim.key``) -> whose it is."""
-IMAGES = View("image", ImageState)
-"""Image id -> its state."""
-LAYERS = View("layer", LayerState)
-"""Chain id -> its state."""
-TAGS = View("tag", TagState)
-"""Full tag name -> the image it points at."""
 
 MOVES = frozenset(
     (
@@ -86,30 +84,18 @@ MOVES = frozenset(
 )
 """The events that change nothing but their container's own state."""
 
-VIEWS: tuple[View[Any], ...] = (CONTAINERS, CLAIMS, IMAGES, LAYERS, TAGS)
-
-
-class Reader(Protocol):
-    """The views at one moment, to read: now, or as they were at some position."""
-
-    def get(self, view: View[S], key: str) -> S | None:
-        """The state at ``key``, or None."""
-
-    def scan(self, view: View[S], prefix: str = "", limit: int = 0) -> list[tuple[str, S]]:
-        """Every (or the first ``limit``) state whose key starts with ``prefix``, by key."""
-
-
-class Views(Protocol):
-    """Where states are kept: LMDB, or a dict while views are rebuilt aside."""
-
-    def get(self, view: View[S], key: str) -> S | None:
-        """The state at ``key``, or None."""
-
-    def put(self, view: View[S], key: str, state: S) -> None:
-        """Set the state at ``key``."""
-
-    def delete(self, view: View[S], key: str) -> None:
-        """Forget ``key``."""
+VIEWS: tuple[View[Any], ...] = (
+    CONTAINERS,
+    CLAIMS,
+    IMAGES,
+    LAYERS,
+    TAGS,
+    ARCHIVES,
+    MANIFESTS,
+    GOING,
+    PULLS,
+    LEASES,
+)
 
 
 def project(record: Record, views: Views) -> None:
@@ -151,23 +137,16 @@ def project(record: Record, views: Views) -> None:
         ):
             container = _container(record)
             views.put(CONTAINERS, container, _advance(views, container, record))
-        case LayerAdded():
-            views.put(LAYERS, event.chain, LayerState(**attrs.asdict(event)))
-        case ImageAdded():
-            layers = [views.get(LAYERS, chain) for chain in event.layers]
-            size = sum(layer.disk_bytes for layer in layers if layer is not None)
-            fields = {field.name: getattr(event, field.name) for field in attrs.fields(ImageAdded)}
-            known = views.get(IMAGES, event.image)
-            tags = () if known is None else known.tags
-            views.put(IMAGES, event.image, ImageState(**fields, added_at=record.time, size=size, tags=tags))
-        case Tagged():
-            _tag(views, event, record.time)
         case ClaimTaken():
             _claim(views, Claim(event.kind, event.name), event.holder)
         case ClaimReleased():
             _release(views, Claim(event.kind, event.name), event.holder)
         case StoreCreated() | LogCompacted():
             pass
+        case _ if isinstance(event, ImageEvent):
+            project_image(event, record.time, views)
+        case _ if isinstance(event, TransferEvent):
+            project_transfer(event, record, views)
         case _:
             assert_never(event)
 
@@ -200,15 +179,3 @@ def _release(views: Views, claim: Claim, holder: str) -> None:
         users = () if held is None else (held.holder,)
         raise InUse(claim.kind, claim.name, users, f"{holder} can't release what it doesn't hold")
     views.delete(CLAIMS, claim.key)
-
-
-def _tag(views: Views, event: Tagged, time: int) -> None:
-    pointed = views.get(TAGS, event.name)
-    before = views.get(IMAGES, pointed.image) if pointed is not None else None
-    if before is not None and before.image != event.image:
-        left = tuple(tag for tag in before.tags if tag != event.name)
-        views.put(IMAGES, before.image, attrs.evolve(before, tags=left))
-    now = views.get(IMAGES, event.image)
-    if now is not None and event.name not in now.tags:
-        views.put(IMAGES, event.image, attrs.evolve(now, tags=tuple(sorted((*now.tags, event.name)))))
-    views.put(TAGS, event.name, TagState(event.name, event.image, time))

@@ -30,9 +30,32 @@ from lading.events.container import (
 )
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.ids import container_stream, image_stream, layer_stream, tag_stream
-from lading.events.image import ImageAdded, ImageConfig, LayerAdded, Tagged
+from lading.events.image import (
+    ArchiveForm,
+    ImageAdded,
+    ImageConfig,
+    ImageRemoved,
+    LayerAdded,
+    LayerArchived,
+    LayerPacked,
+    LayerRemoved,
+    LayerRemoveRequested,
+    ManifestAdded,
+    Pushed,
+    Tagged,
+    Untagged,
+)
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import ENGINE_STREAM, StoreCreated
+from lading.events.transfer import (
+    LeasePurpose,
+    LeaseReleased,
+    LeaseTaken,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullRequested,
+)
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -141,6 +164,30 @@ EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
         comment=texts,
     ),
     Tagged: st.builds(Tagged, name=texts, image=digests, previous=st.just("") | digests),
+    Untagged: st.builds(Untagged, name=texts, image=digests),
+    ImageRemoved: st.builds(ImageRemoved, image=digests),
+    LayerArchived: st.builds(
+        LayerArchived,
+        chain=digests,
+        form=st.sampled_from(get_args(ArchiveForm)),
+        blob=st.just("") | digests,
+        blob_size=times,
+        media_type=texts,
+        disk_bytes=times,
+    ),
+    LayerPacked: st.builds(LayerPacked, chain=digests, digest=digests, size=times, media_type=texts),
+    LayerRemoveRequested: st.builds(LayerRemoveRequested, chain=digests),
+    LayerRemoved: st.builds(LayerRemoved, chain=digests),
+    ManifestAdded: st.builds(
+        ManifestAdded, image=digests, digest=digests, media_type=texts, disk_bytes=st.integers(0, 2**50)
+    ),
+    Pushed: st.builds(Pushed, image=digests, name=texts, digest=digests, size=times),
+    PullRequested: st.builds(PullRequested, reference=texts, platform=texts),
+    PullProgressed: st.builds(PullProgressed, layers=small, done=small, total=times, fetched=times),
+    PullFinished: st.builds(PullFinished, image=digests, digest=digests, fetched=times),
+    PullFailed: st.builds(PullFailed, why=texts),
+    LeaseTaken: st.builds(LeaseTaken, purpose=st.sampled_from(get_args(LeasePurpose)), layers=tuples(digests)),
+    LeaseReleased: st.builds(LeaseReleased, purpose=st.sampled_from(get_args(LeasePurpose))),
 }
 """A strategy for each type of event, with every field free."""
 
@@ -259,8 +306,67 @@ def histories(draw: Draw, most: int = 25) -> list[tuple[Proposed, ...]]:
         tags[name] = target
         return propose(tag_stream(name), event)
 
+    def untag() -> Proposed | None:
+        if not tags:
+            return None
+        name = draw(st.sampled_from(sorted(tags)))
+        return propose(tag_stream(name), Untagged(name, tags.pop(name)))
+
+    def unneeded() -> Proposed | None:
+        """An image goes without its name, or a layer."""
+        free = sorted(set(images) - set(tags.values()))
+        if free and draw(st.booleans()):
+            images.remove(which := draw(st.sampled_from(free)))
+            return propose(image_stream(which), ImageRemoved(which))
+        if not layers:
+            return None
+        layers.remove(chain := draw(st.sampled_from(layers)))
+        while chain in layers:
+            layers.remove(chain)
+        going.append(chain)
+        return propose(layer_stream(chain), LayerRemoveRequested(chain))
+
+    def kept() -> Proposed | None:
+        kinds = [
+            LayerArchived,
+            LayerPacked,
+            *([LayerRemoved] if going else []),
+            *([ManifestAdded] if images else []),
+        ]
+        event = draw(EVENTS[draw(st.sampled_from(kinds))])
+        if isinstance(event, ManifestAdded):
+            event = attrs.evolve(event, image=draw(st.sampled_from(images)))
+            return propose(image_stream(event.image), event)
+        if isinstance(event, LayerRemoved):
+            event = LayerRemoved(going.pop())
+        elif layers:
+            event = attrs.evolve(event, chain=draw(st.sampled_from(layers)))
+        return propose(layer_stream(event.chain), event)
+
+    def transfer() -> Proposed | None:
+        """A pull or a lease goes on, or another begins."""
+        which = draw(st.sampled_from((None, *under_way))) if under_way else None
+        if which is None:
+            kind = draw(st.sampled_from((PullRequested, LeaseTaken)))
+            which = f"{'pull' if kind is PullRequested else 'lease'}/{draw(hexes(32))}"
+            if which in versions:
+                return None
+            under_way.append(which)
+            event = draw(EVENTS[kind])
+            if isinstance(event, PullRequested):
+                event = attrs.evolve(event, reference=draw(st.sampled_from(TAGS)))
+            return propose(which, event)
+        kinds = (PullProgressed, PullFinished, PullFailed) if which.startswith("pull/") else (LeaseReleased,)
+        kind = draw(st.sampled_from(kinds))
+        if kind is not PullProgressed:
+            under_way.remove(which)
+        return propose(which, draw(EVENTS[kind]))
+
+    going: list[str] = []
+    under_way: list[str] = []
+    often = (container, container, container, layer, image, tag)
     for _ in range(draw(st.integers(0, most))):
-        makers = draw(st.lists(st.sampled_from((container, container, layer, image, tag)), min_size=1, max_size=3))
+        makers = draw(st.lists(st.sampled_from((*often, untag, unneeded, kept, transfer)), min_size=1, max_size=3))
         member = tuple(made for make in makers if (made := make()) is not None)
         if member:
             members.append(member)

@@ -103,7 +103,7 @@ def test_there_is_something_to_check() -> None:
     assert {"events/container.py", "storage/log.py", "engine/journal.py"} <= set(CODE)
     assert "tests/test_architecture.py" in EVERYTHING
     assert {"lading.events.codec.GENESIS", "lmdb"} <= imported("storage/log.py")
-    assert public("events/facts.py") == ["Event"]
+    assert public("events/facts.py") == ["Event", "ImageEvent", "TransferEvent"]
 
 
 @pytest.mark.parametrize("path", PURE)

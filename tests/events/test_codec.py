@@ -33,9 +33,30 @@ from lading.events.container import (
 )
 from lading.events.envelope import UNKNOWN, Actor, Record
 from lading.events.errors import StoreCorrupt
-from lading.events.image import ImageAdded, ImageConfig, LayerAdded, Tagged
+from lading.events.image import (
+    ImageAdded,
+    ImageConfig,
+    ImageRemoved,
+    LayerAdded,
+    LayerArchived,
+    LayerPacked,
+    LayerRemoved,
+    LayerRemoveRequested,
+    ManifestAdded,
+    Pushed,
+    Tagged,
+    Untagged,
+)
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import StoreCreated
+from lading.events.transfer import (
+    LeaseReleased,
+    LeaseTaken,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullRequested,
+)
 
 GOLDEN_FILE = Path(__file__).parent.parent / "golden" / "records.json"
 GOLDEN: dict[str, str] = json.loads(GOLDEN_FILE.read_text())
@@ -93,6 +114,20 @@ EXAMPLES: tuple[Any, ...] = (
     ClaimTaken("host-port", "0.0.0.0:8080/tcp", "container/" + "7a" * 32),
     ClaimReleased("volume-name", "data", "container/" + "7a" * 32),
     LogCompacted(1, 250, "8b" * 32, "9c" * 32, "1-250.jsonl.gz", "ad" * 32),
+    Untagged("docker.io/library/app:1", IMAGE),
+    ImageRemoved(IMAGE),
+    ManifestAdded(IMAGE, OTHER, "application/vnd.oci.image.manifest.v1+json", 4096),
+    Pushed(IMAGE, "docker.io/library/app:1", OTHER, 1234),
+    LayerArchived(LAYERS[1], "blob", DIFF_IDS[0], 2**33, "application/vnd.oci.image.layer.v1.tar+zstd", 8192),
+    LayerPacked(LAYERS[0], DIFF_IDS[0], 2**20, "application/vnd.oci.image.layer.v1.tar+gzip"),
+    LayerRemoveRequested(LAYERS[0]),
+    LayerRemoved(LAYERS[0]),
+    PullRequested("docker.io/library/app:1", "linux/arm64/v8"),
+    PullProgressed(4, 1, 2**31, 2**20),
+    PullFinished(IMAGE, OTHER, 2**31),
+    PullFailed("digest mismatch in layer 3c3c3c: expected it, got another"),
+    LeaseTaken("push", LAYERS),
+    LeaseReleased("push"),
 )
 PREVIOUS = hashlib.sha256(b"the record before").digest()
 ACTOR = Actor(0, None, 77, "docker/27.0")

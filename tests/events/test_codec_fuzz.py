@@ -23,7 +23,9 @@ from lading.events.codec import GENESIS, decode_record, decode_state, encode_rec
 from lading.events.container import ContainerState
 from lading.events.envelope import Record
 from lading.events.errors import StoreCorrupt
-from lading.events.views import VIEWS, project
+from lading.events.ids import ChainId
+from lading.events.image import GoingState
+from lading.events.views import GOING, VIEWS, project
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "records.json").read_text())
 BODIES = tuple(bytes.fromhex(stored)[:-32] for stored in GOLDEN.values())
@@ -35,8 +37,10 @@ CHAIN = bytes(32)
 def golden_states() -> Iterator[tuple[type[Any], bytes]]:
     """A state of each view, with its class."""
     views = MemoryViews()
-    for key in ("container.created/1", "layer.added/1", "image.added/1", "tag.set/1"):
+    images = ("layer.added/1", "layer.archived/1", "image.added/1", "image.manifest-added/1", "tag.set/1")
+    for key in ("container.created/1", *images, "pull.requested/1", "lease.taken/1"):
         project(decode_record(bytes.fromhex(GOLDEN[key]), POSITION), views)
+    views.put(GOING, "x", GoingState(ChainId("x"), 1))
     for view, _, state in views.items():
         yield view.state, encode_state(state)
 

@@ -20,12 +20,54 @@ from lading.events.container import (
     StartRequested,
 )
 from lading.events.envelope import UNKNOWN, Proposed, Record
-from lading.events.errors import AlreadyExists, LadingError, WrongPhase
+from lading.events.errors import AlreadyExists, InUse, LadingError, NotFound, WrongPhase
 from lading.events.ids import container_stream, image_stream, layer_stream, tag_stream
-from lading.events.image import ImageAdded, ImageConfig, ImageState, LayerAdded, Tagged, TagState
+from lading.events.image import (
+    ArchiveState,
+    GoingState,
+    ImageAdded,
+    ImageConfig,
+    ImageRemoved,
+    ImageState,
+    LayerAdded,
+    LayerArchived,
+    LayerPacked,
+    LayerRemoved,
+    LayerRemoveRequested,
+    ManifestAdded,
+    ManifestsState,
+    Tagged,
+    TagState,
+    Untagged,
+)
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import StoreCreated
-from lading.events.views import CLAIMS, CONTAINERS, IMAGES, LAYERS, TAGS, VIEWS, project
+from lading.events.transfer import (
+    LeaseReleased,
+    LeaseState,
+    LeaseTaken,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullRequested,
+    PullState,
+    lease_stream,
+    pull_stream,
+)
+from lading.events.views import (
+    ARCHIVES,
+    CLAIMS,
+    CONTAINERS,
+    GOING,
+    IMAGES,
+    LAYERS,
+    LEASES,
+    MANIFESTS,
+    PULLS,
+    TAGS,
+    VIEWS,
+    project,
+)
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -215,6 +257,76 @@ def test_an_image_that_is_added_again_keeps_its_tags(told: Told) -> None:
     told.tag(APP, ONE)
     told.image(ONE)
     assert told.tags(ONE) == (APP,)
+
+
+def test_a_name_that_is_taken_away_is_no_images(told: Told) -> None:
+    told.image(ONE)
+    told.tag(APP, ONE)
+    told.tag(WEB, ONE)
+    told.tell(tag_stream(APP), Untagged(APP, ONE))
+    assert told.views.get(TAGS, APP) is None
+    assert told.tags(ONE) == (WEB,)
+
+
+@pytest.mark.parametrize("event", [Untagged(WEB, ONE), Untagged(APP, TWO)])
+def test_only_a_name_that_points_there_is_taken_away(told: Told, event: Untagged) -> None:
+    told.image(ONE)
+    told.image(TWO)
+    told.tag(APP, ONE)
+    with pytest.raises(NotFound):
+        told.tell(tag_stream(event.name), event)
+
+
+def test_an_image_goes_with_its_manifests_and_not_before_its_names(told: Told) -> None:
+    told.image(ONE)
+    told.tag(APP, ONE)
+    told.tell(image_stream(ONE), ManifestAdded(ONE, LOW, "a", 10))
+    told.tell(image_stream(ONE), ManifestAdded(ONE, HIGH, "b", 5))
+    told.tell(image_stream(ONE), ManifestAdded(ONE, LOW, "a", 10))
+    assert told.views.get(MANIFESTS, ONE) == ManifestsState((LOW, HIGH), ("a", "b"), 15)
+    with pytest.raises(InUse):
+        told.tell(image_stream(ONE), ImageRemoved(ONE))
+    told.tell(tag_stream(APP), Untagged(APP, ONE))
+    told.tell(image_stream(ONE), ImageRemoved(ONE))
+    assert told.views.get(IMAGES, ONE) is None
+    assert told.views.get(MANIFESTS, ONE) is None
+    with pytest.raises(NotFound):
+        told.tell(image_stream(ONE), ImageRemoved(ONE))
+
+
+def test_a_layer_is_going_until_it_is_gone(told: Told) -> None:
+    told.tell(layer_stream(LOW), LayerAdded(LOW, HIGH, "", 10, 20, 3, True))
+    told.tell(layer_stream(LOW), LayerArchived(LOW, "split", "", 0, "", 512))
+    told.tell(layer_stream(LOW), LayerPacked(LOW, HIGH, 7, "gzip"))
+    assert told.views.get(ARCHIVES, LOW) == ArchiveState("split", "", 0, "", 512, HIGH, 7, "gzip")
+    told.tell(layer_stream(LOW), LayerRemoveRequested(LOW), time=9)
+    assert told.views.get(LAYERS, LOW) is None
+    assert told.views.get(ARCHIVES, LOW) is None
+    assert told.views.get(GOING, LOW) == GoingState(LOW, 9)
+    with pytest.raises(NotFound):
+        told.tell(layer_stream(LOW), LayerRemoveRequested(LOW))
+    told.tell(layer_stream(LOW), LayerRemoved(LOW))
+    assert told.views.get(GOING, LOW) is None
+
+
+def test_pulls_and_leases_are_there_until_they_end(told: Told) -> None:
+    pull, lease = "a" * 32, "b" * 32
+    told.tell(pull_stream(pull), PullRequested(APP, "linux/amd64"), time=3)
+    told.tell(pull_stream(pull), PullProgressed(3, 1, 100, 40))
+    assert told.views.get(PULLS, pull) == PullState(APP, "linux/amd64", 3, 3, 1, 100, 40)
+    told.tell(pull_stream(pull), PullFailed("cut off"))
+    assert told.views.get(PULLS, pull) is None
+    told.tell(lease_stream(lease), LeaseTaken("push", (LOW,)))
+    assert told.views.get(LEASES, lease) == LeaseState("push", (LOW,), 5)
+    told.tell(lease_stream(lease), LeaseReleased("push"))
+    assert told.views.get(LEASES, lease) is None
+    for stream, event in (
+        (pull_stream(pull), PullProgressed(3, 1, 100, 40)),
+        (pull_stream(pull), PullFinished(ONE, LOW, 1)),
+        (lease_stream(lease), LeaseReleased("push")),
+    ):
+        with pytest.raises(NotFound):
+            told.tell(stream, event)
 
 
 def test_a_store_is_in_no_view(told: Told) -> None:

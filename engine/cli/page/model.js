@@ -63,7 +63,11 @@ function folded(world, event) {
       world.images.set(now.id, { ...now, tags: [...now.tags, data.name].sort(byCodePoint) });
     }
     world.tags.set(data.name, data.image);
-  }
+  } else if (event.tag === "tag.removed") {
+    const left = world.images.get(data.image);
+    if (left) world.images.set(left.id, { ...left, tags: left.tags.filter((tag) => tag !== data.name) });
+    world.tags.delete(data.name);
+  } else if (event.tag === "image.removed") world.images.delete(data.image);
 }
 
 function foldContainer(world, event, data) {
