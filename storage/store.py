@@ -8,6 +8,7 @@
         log/                  LMDB: data.mdb, lock.mdb
         blobs/sha256/<hex>    contents by digest
         layers/<hex>/         unpacked read-only layers by chain id
+        splits/<hex>/         what makes such a layer's archive again (storage/split)
         containers/<id>/      upper, work: the writable layer; output: what it printed; exit: how it ended
         archive/              the records that were compacted away, a file for each segment (storage/compact)
         skeleton/             the lowest layer of every container: what runtimes mount over
@@ -70,6 +71,11 @@ class Paths:
         return self.root / "layers"
 
     @property
+    def splits(self) -> Path:
+        """What makes the archives of layers again that came uncompressed."""
+        return self.root / "splits"
+
+    @property
     def containers(self) -> Path:
         """The containers' directories."""
         return self.root / "containers"
@@ -102,6 +108,10 @@ class Paths:
     def layer(self, chain: str) -> Path:
         """The directory of the layer ``chain``."""
         return self.layers / chain.removeprefix("sha256:")
+
+    def split(self, chain: str) -> Path:
+        """The directory of the split of the layer ``chain``; there is none if its archive came compressed."""
+        return self.splits / chain.removeprefix("sha256:")
 
     def container(self, container: str) -> Path:
         """The directory of ``container`` that outlives a reboot."""
@@ -212,7 +222,15 @@ def own_root(root: Path) -> int:
 def _open_owned(root: Path, lock: int, progress: Progress | None) -> Store:
     paths = locate(root)
     try:
-        for directory in (paths.log, paths.blobs, paths.layers, paths.containers, paths.staging, paths.trash):
+        for directory in (
+            paths.log,
+            paths.blobs,
+            paths.layers,
+            paths.splits,
+            paths.containers,
+            paths.staging,
+            paths.trash,
+        ):
             directory.parent.mkdir(mode=0o700, exist_ok=True)
             directory.mkdir(mode=0o700, exist_ok=True)
         make_skeleton(paths.skeleton)

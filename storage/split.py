@@ -1,0 +1,188 @@
+"""A layer's original tar, byte for byte: what is not file data, and where in the tree the file data is.
+
+Most of an archive is the contents of its files, which the unpacked tree has already. The rest (headers, padding,
+maps of sparse files, whatever follows the end) is kept here, compressed: some ten bytes for each entry.
+:mod:`lading.storage.splitread` puts both together again.
+
+On disk, a directory for each layer::
+
+    split      "LDSP", a format byte, then one zstd frame with a checksum, of records:
+                 R length(4)                      bytes of the stream, as they are
+                 F length(4) size(8)              path: the whole of the file at that path, ``size`` bytes
+                 S length(4) size(8) regions(4)   path, regions: those (offset(8), length(8)) of it, end to end
+                 E size(8)                        the end, and how many bytes the stream has altogether
+    moves      only if anything moved: zstd frames of records
+                 when(8) spill(8) length(4) length(4)   path, new path
+    spill/<n>  files and trees that a later entry of the same archive replaced
+
+Numbers are little-endian. ``when`` counts the file records that came before the move, to which alone it applies:
+what they call ``path``, or something beneath it, is at ``spill/<n>`` now or, with a ``spill`` of ``2**64 - 1``, at
+the new path in the tree. Paths are real ones: no symlink leads through them, and none is followed.
+
+A split is made while its layer is staged and never changes after that, but for :func:`add_moves`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final
+
+import zstandard
+
+from lading.events.errors import BadLayer
+from lading.storage.paxheader import Regions
+
+__all__ = ["MAX_MOVES", "SplitWriter", "add_moves"]
+
+MAGIC: Final = b"LDSP\x01"
+_LEVEL: Final = 3
+RAW = struct.Struct("<cI")
+FILE = struct.Struct("<cIQ")
+SPARSE = struct.Struct("<cIQI")
+REGION = struct.Struct("<QQ")
+END = struct.Struct("<cQ")
+MOVE = struct.Struct("<QQII")
+IN_TREE: Final = 2**64 - 1
+_AFTER_ALL: Final = 2**64 - 1
+
+PIECE: Final = 256 * 1024
+MAX_MOVES: Final = 1_000_000
+"""How many of its own entries an archive may replace; reading it again holds as many paths in memory."""
+MAX_MOVE_BYTES: Final = 64 * 2**20
+
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class SplitWriter:
+    """Writes the split of one archive into the empty directory ``directory`` (a descriptor, which stays open).
+
+    Whoever unpacks calls :meth:`raw` and :meth:`file` in the order of the stream, every byte of which is in
+    exactly one of the calls, and :meth:`spill` or :meth:`moved` when something is put elsewhere. ``OSError`` of
+    the disk goes through. Without :meth:`finish` there is no split, but a directory for the caller to remove;
+    nothing is synced.
+    """
+
+    def __init__(self, directory: int) -> None:
+        self.size = 0
+        self._directory = directory
+        self._files = 0
+        self._spilled = 0
+        self._moves: list[bytes] = []
+        self._move_bytes = 0
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self._fd = os.open("split", _NEW, 0o600, dir_fd=directory)
+        self._zstd = _compressor()
+        _write(self._fd, MAGIC)
+
+    def __enter__(self) -> SplitWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open, finished or not. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def raw(self, data: bytes | memoryview) -> None:
+        """The next bytes of the stream, which no file of the tree has."""
+        # A copy: the reader's buffer must not live as long as a long run of headers.
+        self._pending.append(bytes(data))
+        self._pending_size += len(data)
+        if self._pending_size >= PIECE:
+            self._flush()
+
+    def file(self, path: bytes, regions: Regions | None, size: int) -> None:
+        """The next bytes of the stream are the contents of the file at ``path``, which is ``size`` bytes long.
+
+        With ``regions`` they are only those pieces of it, end to end.
+        """
+        self._flush()
+        self._files += 1
+        if regions is None:
+            self._put(FILE.pack(b"F", len(path), size) + path)
+            self.size += size
+        else:
+            table = b"".join(REGION.pack(*region) for region in regions)
+            self._put(SPARSE.pack(b"S", len(path), size, len(regions)) + path + table)
+            self.size += sum(length for _, length in regions)
+
+    def spill(self, path: bytes, parent: int, name: bytes) -> None:
+        """Move ``name`` of the directory ``parent``, which the files so far call ``path``, out of the tree."""
+        if not self._spilled:
+            os.mkdir("spill", 0o700, dir_fd=self._directory)
+        os.rename(name, b"spill/%d" % self._spilled, src_dir_fd=parent, dst_dir_fd=self._directory)
+        self._moved(path, self._spilled, b"")
+        self._spilled += 1
+
+    def moved(self, path: bytes, to: bytes) -> None:
+        """What the files so far call ``path``, or is beneath it, is at ``to`` in the tree from now on."""
+        self._moved(path, IN_TREE, to)
+
+    def finish(self) -> None:
+        """The stream has ended."""
+        self._flush()
+        self._put(END.pack(b"E", self.size))
+        _write(self._fd, self._zstd.flush())
+        self.close()
+        if self._moves:
+            _append_moves(self._directory, b"".join(self._moves))
+
+    def _moved(self, path: bytes, spill: int, to: bytes) -> None:
+        if not self._files:
+            return
+        self._move_bytes += len(path) + len(to) + MOVE.size
+        if len(self._moves) >= MAX_MOVES or self._move_bytes > MAX_MOVE_BYTES:
+            raise BadLayer(f"it replaces more of its own entries than is accepted, {len(self._moves)}", path)
+        self._moves.append(MOVE.pack(self._files, spill, len(path), len(to)) + path + to)
+
+    def _flush(self) -> None:
+        if self._pending:
+            data = b"".join(self._pending)
+            self._pending.clear()
+            self._pending_size = 0
+            self.size += len(data)
+            for at in range(0, len(data), PIECE):
+                piece = data[at : at + PIECE]
+                self._put(RAW.pack(b"R", len(piece)) + piece)
+
+    def _put(self, record: bytes) -> None:
+        if packed := self._zstd.compress(record):
+            _write(self._fd, packed)
+
+
+def add_moves(directory: int, moves: Iterable[tuple[bytes, bytes]]) -> None:
+    """Note in the finished split in ``directory`` that things moved within the tree: pairs of old and new path.
+
+    They are taken to have happened one after the other. ``OSError`` of the disk goes through.
+    """
+    records = [MOVE.pack(_AFTER_ALL, IN_TREE, len(path), len(to)) + path + to for path, to in moves]
+    if records:
+        _append_moves(directory, b"".join(records))
+
+
+def _append_moves(directory: int, records: bytes) -> None:
+    fd = os.open("moves", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        zstd = _compressor()
+        _write(fd, zstd.compress(records) + zstd.flush())
+    finally:
+        os.close(fd)
+
+
+def _compressor() -> zstandard.ZstdCompressionObj:
+    return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
+
+
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
