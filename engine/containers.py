@@ -30,6 +30,7 @@ from lading.events.container import LIVE, ContainerState, Created
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.errors import AlreadyExists, Conflict, EngineClosed, HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId, check_container_name, container_stream
+from lading.events.spec import ContainerSpec
 
 __all__ = ["Completed", "Containers"]
 
@@ -159,9 +160,17 @@ class Containers:
     async def _make(
         self, recipe: Recipe, name: str | None, start: bool, caller: Caller
     ) -> tuple[Container, Supervisor | None]:
-        spec = make_spec(recipe, self._images.resolve(recipe.image))
         if name is not None:
             check_container_name(name)
+        async with self.core.content.using():  # the image's layers stay until the container is there to need them
+            spec = make_spec(recipe, self._images.resolve(recipe.image))
+            container, records = await self._append_created(spec, name, start, caller)
+        supervisor = self._supervise(container, caller, records[-1]) if start else None
+        return Container(self, container), supervisor
+
+    async def _append_created(
+        self, spec: ContainerSpec, name: str | None, start: bool, caller: Caller
+    ) -> tuple[ContainerId, tuple[Record, ...]]:
         container = ContainerId(secrets.token_hex(32))
         stream = container_stream(container)
         for attempt in range(100):
@@ -173,14 +182,12 @@ class Containers:
                     actor=caller.actor,
                     command=caller.command,
                 )
-                break
             except AlreadyExists:
                 if name is not None:
                     raise
-        else:
-            raise AlreadyExists("container", "(a random one)", container)
-        supervisor = self._supervise(container, caller, records[-1]) if start else None
-        return Container(self, container), supervisor
+            else:
+                return container, records
+        raise AlreadyExists("container", "(a random one)", container)
 
     def _made(self, first: Record) -> tuple[Container, Supervisor | None]:
         assert isinstance(first.event, Created)

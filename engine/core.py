@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import trio
 
+from lading.engine.content import ContentGate
 from lading.engine.journal import Journal
 from lading.engine.link import Link
 from lading.engine.oci import Host
@@ -69,6 +70,7 @@ class Core:
     wanted_runtime: str | None = None
     retries: dict[CommandId, trio.Lock] = attrs.field(factory=dict)
     compacting: trio.Lock = attrs.field(factory=trio.Lock)
+    content: ContentGate = attrs.field(factory=ContentGate)
     _runtime: Runtime | None = None
     _probing: trio.Lock = attrs.field(factory=trio.Lock)
     _removals: dict[str, trio.Event] = attrs.field(factory=dict)

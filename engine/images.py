@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import builtins
 import json
 import os
 import platform
 import secrets
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,15 +16,18 @@ import trio
 
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.nursery import open_bare_nursery
-from lading.engine.queries import ImageQueries
+from lading.engine.prune import Pruned, prune_images
+from lading.engine.publish import NewImage, publish
+from lading.engine.queries import ImageQueries, created_at, labels_fit
 from lading.engine.retry import first_result
+from lading.engine.untag import Removal, remove_image
 from lading.events.envelope import Actor, Proposed
-from lading.events.errors import Conflict, HostError, ImageInvalid, Invalid
-from lading.events.ids import Digest, ImageId, chain_id, image_stream, layer_stream, tag_stream
-from lading.events.image import ImageAdded, ImageConfig, ImageState, LayerAdded, Tagged
+from lading.events.errors import HostError, ImageInvalid, Invalid
+from lading.events.ids import Digest, chain_id, tag_stream
+from lading.events.image import ImageAdded, ImageConfig, ImageState, Tagged
 from lading.events.reference import parse_reference
-from lading.events.views import LAYERS, TAGS
-from lading.storage.layers import StagedLayer, publish_layer, stage_layer, write_blob
+from lading.events.views import TAGS
+from lading.storage.layers import StagedLayer, stage_layer
 
 __all__ = ["Images"]
 
@@ -47,6 +50,66 @@ class Images:
     def resolve(self, reference: str) -> ImageState:
         """The image with this name, id, or unique id prefix. Raises ``NotFound``, ``Ambiguous`` or ``Invalid``."""
         return self._queries.resolve(reference)
+
+    # -- names, and going ------------------------------------------------------------------------------------
+
+    async def tag(
+        self, reference: str, name: str, *, actor: Actor | None = None, caller: Caller | None = None
+    ) -> ImageState:
+        """Have ``name`` point at the image ``reference``, wherever it pointed before.
+
+        Raises ``NotFound``, ``Ambiguous``, and ``Invalid`` for a wrong name or one with a digest. One append.
+        """
+        core = self._core
+        core.check_open()
+        full = _tag_name(name)
+        caller = caller or new_caller(actor=actor)
+        async with core.content.using():
+            image = self._queries.resolve(reference)
+            tag = core.log.get(TAGS, full)
+            if tag is None or tag.image != image.image:
+                event = Proposed(tag_stream(full), Tagged(full, image.image, tag.image if tag else ""))
+                await core.journal.append([event], actor=caller.actor, command=caller.command, once=caller.once)
+        return self._queries.resolve(image.image)
+
+    async def remove(
+        self, reference: str, *, force: bool = False, actor: Actor | None = None, caller: Caller | None = None
+    ) -> builtins.list[Removal]:
+        """Take the name ``reference`` away, or, by an id, all names; and the image with its last name.
+
+        Docker's rules: an image that containers use stays without ``force``, one that runs stays in any case.
+        Layers that nothing else uses go with it. Raises ``NotFound``, ``Ambiguous``, ``Invalid``, ``ImageInUse``.
+        Once begun it is carried out, also if cancelled; after a crash, by the next opening.
+        """
+        self._core.check_open()
+        return await remove_image(self._core, reference, force, caller or new_caller(actor=actor))
+
+    async def prune(
+        self,
+        *,
+        all: bool = False,  # Docker's word
+        until: int | None = None,
+        labels: Sequence[str] = (),
+        not_labels: Sequence[str] = (),
+        dry_run: bool = False,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> Pruned:
+        """Remove the images without a tag that no container was made from; with ``all``, those with tags, too.
+
+        Only images made before ``until`` (nanoseconds UTC), with all of ``labels`` (``key`` or ``key=value``) and
+        none of ``not_labels``. Nothing that a container, a pull or a push uses is touched. ``dry_run``: only
+        tell what would go. Once begun it is carried out; after a crash, by the next opening.
+        """
+
+        def wanted(image: ImageState) -> bool:
+            own = image.config.labels
+            made = until is None or created_at(image) < until
+            return made and labels_fit(labels, own) and not any(labels_fit((one,), own) for one in not_labels)
+
+        self._core.check_open()
+        caller = caller or new_caller(actor=actor)
+        return await prune_images(self._core, caller, all=all, dry_run=dry_run, wanted=wanted)
 
     # -- import ---------------------------------------------------------------------------------------------
 
@@ -134,44 +197,24 @@ class Images:
     ) -> ImageState:
         """Files first, then the events that name them."""
         core = self._core
-        unpacked = staged.unpacked
-        diff = Digest(unpacked.diff_id)
-        chain = chain_id(None, diff)
+        diff = Digest(staged.unpacked.diff_id)
         created = datetime.fromtimestamp(core.journal.clock() / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         architecture = _MACHINES.get(platform.machine(), platform.machine())
-        document = _config_document(config, diff, created, architecture, comment)
-        image = ImageId("sha256:" + hashlib.sha256(document).hexdigest())
-        await trio.to_thread.run_sync(write_blob, core.paths, document, image)
-        await trio.to_thread.run_sync(publish_layer, core.paths, staged, chain)
-        while True:
-            events: list[Proposed] = []
-            if core.log.get(LAYERS, chain) is None:
-                added = LayerAdded(
-                    chain, diff, "", unpacked.size, unpacked.disk_bytes, unpacked.inodes, unpacked.opaque_root
-                )
-                events.append(Proposed(layer_stream(chain), added, 0))
-            events.append(
-                Proposed(
-                    image_stream(image),
-                    ImageAdded(
-                        image, (chain,), (diff,), config, created, architecture, "linux", "import", comment
-                    ),
-                    0,
-                )
-            )
-            if name is not None:
-                tag = core.log.get(TAGS, name)
-                events.append(Proposed(tag_stream(name), Tagged(name, image, tag.image if tag else "")))
-            try:
-                records = await core.journal.append(
-                    events, actor=caller.actor, command=caller.command, once=caller.once
-                )
-                break
-            except Conflict as conflict:
-                if conflict.stream != layer_stream(chain):
-                    raise
-        [added_image] = [record.event.image for record in records if isinstance(record.event, ImageAdded)]
-        return self._queries.resolve(added_image)
+        new = NewImage(
+            _config_document(config, diff, created, architecture, comment),
+            (diff,),
+            config,
+            created,
+            architecture,
+            "linux",
+            comment,
+            "import",
+            {chain_id(None, diff): staged},
+            names=() if name is None else (name,),
+        )
+        records = await publish(core, [new], caller)
+        [image] = [record.event.image for record in records if isinstance(record.event, ImageAdded)]
+        return self._queries.resolve(image)
 
 
 def _tag_name(reference: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 import attrs
@@ -15,7 +16,15 @@ from lading.events.reference import Reference, parse_reference
 from lading.events.views import CLAIMS, CONTAINERS, IMAGES, TAGS, Reader
 from lading.storage.log import Log
 
-__all__ = ["ContainerQueries", "ImageQueries", "PastEngine", "past_engine", "resolve_moment"]
+__all__ = [
+    "ContainerQueries",
+    "ImageQueries",
+    "PastEngine",
+    "created_at",
+    "labels_fit",
+    "past_engine",
+    "resolve_moment",
+]
 
 
 class ContainerQueries:
@@ -73,7 +82,10 @@ class ImageQueries:
         return self._reader.get(IMAGES, image)
 
     def resolve(self, reference: str) -> ImageState:
-        """The image with this name, id, or unique id prefix. Raises ``NotFound``, ``Ambiguous`` or ``Invalid``."""
+        """The image with this name, id, or unique id prefix; a name's digest counts for more than its tag.
+
+        Raises ``NotFound``, ``Ambiguous`` or ``Invalid``.
+        """
         bare = reference.removeprefix("sha256:")
         if bare and all(letter in "0123456789abcdef" for letter in bare):
             found = self._reader.scan(IMAGES, f"sha256:{bare}", limit=5)
@@ -92,9 +104,33 @@ class ImageQueries:
             raise NotFound("image", reference)
         return named
 
+    def is_id(self, reference: str, image: ImageState) -> bool:
+        """Whether ``reference``, which ``resolve`` found to be ``image``, is its id or the beginning of it."""
+        bare = reference.removeprefix("sha256:")
+        if not image.image.startswith(f"sha256:{bare}"):
+            return False
+        return reference != bare or len(bare) == 64 or self._named(parse_reference(bare)) is None
+
     def _named(self, reference: Reference) -> ImageState | None:
-        tag = self.tag(reference.name)
+        tag = self.tag(reference.full)
         return None if tag is None else self.get(tag.image)
+
+
+def created_at(image: ImageState) -> int:
+    """When ``image`` was made, in nanoseconds UTC, by its config; where that has no time, when it came here."""
+    try:
+        return int(datetime.fromisoformat(image.created).timestamp() * 1e9)
+    except (ValueError, OverflowError):
+        return image.added_at
+
+
+def labels_fit(wanted: Iterable[str], labels: Mapping[str, str]) -> bool:
+    """Whether ``labels`` has every one of ``wanted``, each ``key`` or ``key=value``."""
+    for word in wanted:
+        key, equals, value = word.partition("=")
+        if key not in labels or (equals and labels[key] != value):
+            return False
+    return True
 
 
 @attrs.frozen

@@ -12,6 +12,7 @@ import contextlib
 from lading.engine.bundle import clear_bundle
 from lading.engine.containers import Containers
 from lading.engine.core import Caller, Core, new_caller
+from lading.engine.garbage import finish_removals
 from lading.engine.link import KeptRun
 from lading.engine.observe import belongs, drop_exit_record, observe
 from lading.engine.remains import end_remains
@@ -24,7 +25,8 @@ from lading.events.ids import container_stream
 from lading.events.recovery import recover
 from lading.events.signals import signal_number
 from lading.events.spec import ProcessId
-from lading.events.views import CONTAINERS, LAYERS
+from lading.events.transfer import LeaseReleased, PullFailed, lease_stream, pull_stream
+from lading.events.views import CONTAINERS, LAYERS, LEASES, PULLS
 from lading.storage.overlay import mounts_below, unmount
 from lading.storage.procfs import boot_id, is_alive
 from lading.storage.store import Paths
@@ -41,6 +43,8 @@ async def recover_store(core: Core, containers: Containers) -> None:
         await _recover_container(core, containers, state, kept.pop(state.id, None), caller)
     for stray in kept.values():
         core.nursery.start_soon(_end_stray, core, stray)
+    await _end_transfers(core, caller)
+    await finish_removals(core, caller)
     await _sweep(core, {state.id for state in states})
     core.trash.filled()
 
@@ -142,6 +146,17 @@ async def _sweep(core: Core, known: set[str]) -> None:
     for directory in paths.staging.iterdir():
         paths.discard(directory)
     layers = {paths.layer(chain).name for chain, _ in core.log.scan(LAYERS)}
-    for directory in paths.layers.iterdir():
+    for directory in (*paths.layers.iterdir(), *paths.splits.iterdir()):
         if directory.name not in layers:
             paths.discard(directory)
+
+
+async def _end_transfers(core: Core, caller: Caller) -> None:
+    """End the pulls and leases of an engine that is no more: nothing of theirs was visible."""
+    ends = [
+        Proposed(pull_stream(pull), PullFailed("the engine ended before it was finished; pull it again"))
+        for pull, _ in core.log.scan(PULLS)
+    ]
+    ends += [Proposed(lease_stream(lease), LeaseReleased(state.purpose)) for lease, state in core.log.scan(LEASES)]
+    if ends:
+        await core.journal.append(ends, actor=caller.actor, command=caller.command)

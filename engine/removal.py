@@ -7,10 +7,12 @@ import signal
 
 from lading.engine.bundle import clear_bundle
 from lading.engine.core import Caller, Core
+from lading.engine.garbage import collect
 from lading.events.container import Removed, RemoveFailed
 from lading.events.envelope import Proposed
 from lading.events.errors import HostError
 from lading.events.ids import container_stream
+from lading.events.views import IMAGES
 
 __all__ = ["remove_container"]
 
@@ -37,12 +39,14 @@ async def remove_container(core: Core, container: str, caller: Caller, cause: in
         )
         core.removed(container)
         raise failure from error
-    name = core.state(container).name
+    state = core.state(container)
     await core.journal.append(
-        [Proposed(stream, Removed(name))], actor=caller.actor, command=caller.command, cause=cause
+        [Proposed(stream, Removed(state.name))], actor=caller.actor, command=caller.command, cause=cause
     )
     core.trash.filled()
     core.removed(container)
+    if core.log.get(IMAGES, state.spec.image) is None:  # it was the image's last user, perhaps
+        core.nursery.start_soon(collect, core, caller)
 
 
 def _host_error(core: Core, container: str, error: OSError) -> HostError:

@@ -12,6 +12,7 @@
     |   |-- CommandReused    the command id was given to another request before
     |   |-- NotInHistory     the position is not in the log: not yet, or compacted away
     |   `-- InUse            something depends on it
+    |       `-- ImageInUse       a container, or another name, does
     |-- Invalid          the request itself is wrong: it will never succeed as it is
     |-- ImageInvalid     an image, layer or archive is wrong
     |   |-- DigestMismatch
@@ -49,6 +50,7 @@ __all__ = [
     "ExportInvalid",
     "HistoryInvalid",
     "HostError",
+    "ImageInUse",
     "ImageInvalid",
     "InUse",
     "Invalid",
@@ -189,6 +191,20 @@ class InUse(Refused):
     def __str__(self) -> str:
         tail = f"; {self.hint}" if self.hint else ""
         return f"{self.kind} {self.name} is in use by {', '.join(self.users)}{tail}"
+
+
+@_error
+class ImageInUse(InUse):
+    """What was asked to go, image ``name``, is in use by ``users``: containers, or other names.
+
+    ``forcible``: it can go all the same, if that is asked for. The words are Docker's, which its clients look for.
+    """
+
+    why: str = ""
+    forcible: bool = True
+
+    def __str__(self) -> str:
+        return f"conflict: {self.why}"
 
 
 @_error

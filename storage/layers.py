@@ -2,7 +2,7 @@
 
 Nothing here is visible before the event that names it, and everything that an event names is complete and
 on disk: power may fail at any instant (a metadata database that is synced, above layer data that is not, is
-how other engines lose layers).
+how other engines lose layers). One sync serves all that is put in place together.
 """
 
 from __future__ import annotations
@@ -10,66 +10,137 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from lading.events.errors import HostError
+from lading.events.image import ArchiveForm
 from lading.storage.decode import ByteSource
 from lading.storage.linux import sync_directory, syncfs
 from lading.storage.store import Paths
+from lading.storage.trees import measure
 from lading.storage.unpack import Unpacked, unpack
 
-__all__ = ["StagedLayer", "publish_layer", "stage_layer", "write_blob"]
+__all__ = ["Placed", "Placement", "StagedLayer", "blob_name", "place", "stage_layer"]
 
 
 @attrs.frozen
 class StagedLayer:
-    """An unpacked layer that nobody can see yet: its directory, and what the archive turned out to be."""
+    """An unpacked layer that nobody can see yet, in ``directory``, and what its archive turned out to be.
+
+    ``tree``: what was unpacked. ``raw``: the archive as it came, if that was compressed. ``split``: what makes the
+    archive again from the tree (``storage/split``), if it was not.
+    """
 
     directory: Path
+    tree: Path
+    raw: Path | None
+    split: Path | None
     unpacked: Unpacked
+
+
+@attrs.frozen
+class Placement:
+    """A staged layer and where it belongs: as ``chain``, on top of the chain ids ``lowers``, the top one first."""
+
+    chain: str
+    staged: StagedLayer
+    lowers: Sequence[str]
+
+
+@attrs.frozen
+class Placed:
+    """What a layer takes on disk, as ``du`` counts, and how its archive is kept and what that takes."""
+
+    disk_bytes: int
+    inodes: int
+    form: ArchiveForm
+    archive_bytes: int
 
 
 def stage_layer(source: ByteSource, staging: Path, stop: Callable[[], None] | None = None) -> StagedLayer:
     """Unpack ``source`` into the new directory ``staging``, which stays on an error (those of ``unpack``)."""
-    staging.mkdir(mode=0o755)
-    staging.chmod(0o755)
-    return StagedLayer(staging, unpack(source, staging, stop=stop))
+    tree = staging / "tree"
+    staging.mkdir(mode=0o700)
+    tree.mkdir(mode=0o755)
+    tree.chmod(0o755)
+    return StagedLayer(staging, tree, None, None, unpack(source, tree, stop=stop))
 
 
-def publish_layer(paths: Paths, staged: StagedLayer, chain: str) -> None:
-    """Sync ``staged`` to disk and put it in its place; if the same layer is there already, leave that one."""
-    target = paths.layer(chain)
-    if target.exists():
-        return
+def place(
+    paths: Paths, placements: Sequence[Placement], blobs: Mapping[str, bytes] | None = None
+) -> dict[str, Placed]:
+    """Put staged layers (the lowest first) and ``blobs`` (digest to content) in place, durably.
+
+    What is there already is left as it is. Returns what each layer takes, by chain id. Raises ``HostError``; what
+    was put in place by then, and what a crash leaves, is in no record and thus an orphan.
+    """
+    where = paths.root
     try:
-        directory = os.open(paths.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            syncfs(directory)
-            with contextlib.suppress(FileExistsError):
-                staged.directory.rename(target)
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        for digest, content in (blobs or {}).items():
+            if not (where := blob_name(paths, digest)).exists():
+                new = paths.staging / f"blob-{where.name}"
+                new.write_bytes(content)
+                new.rename(where)
+        for each in placements:
+            _archive(paths, each)
+        where = paths.layers
+        _sync(paths.root)
+        placed = {each.chain: _placed(paths, each) for each in placements}
+        for each in placements:
+            where = paths.layer(each.chain)
+            _rename(each.staged.tree, where)
+        for directory in (paths.layers, paths.splits, paths.blobs):
+            sync_directory(directory)
+    except OSError as error:
+        raise HostError("put in place", os.fspath(where), error.errno or 0, _hint(error)) from error
+    return placed
+
+
+def blob_name(paths: Paths, digest: str) -> Path:
+    """Where the blob with this (checked) digest is."""
+    return paths.blobs / digest.removeprefix("sha256:")
+
+
+def _archive(paths: Paths, placement: Placement) -> None:
+    """Put what makes the layer's archive again in its place."""
+    staged = placement.staged
+    if staged.raw is not None:
+        _rename(staged.raw, blob_name(paths, staged.unpacked.digest))
+    elif staged.split is not None:
+        _rename(staged.split, paths.split(placement.chain))
+
+
+def _placed(paths: Paths, placement: Placement) -> Placed:
+    """What the layer takes: told once it is on disk, since a file system may decide that late."""
+    staged, archive = placement.staged, 0
+    form: ArchiveForm = "pack"
+    if staged.raw is not None:
+        form, archive = "blob", blob_name(paths, staged.unpacked.digest).stat().st_blocks * 512
+    elif staged.split is not None:
+        form, archive = "split", measure(paths.split(placement.chain)).disk_bytes
+    return Placed(staged.unpacked.disk_bytes, staged.unpacked.inodes, form, archive)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """``source`` as ``target``, unless that is there: made by somebody else, of the same content."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            source.rename(target)
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
-            raise HostError("publish the layer", os.fspath(target), error.errno or 0) from error
+            raise
 
 
-def write_blob(paths: Paths, content: bytes, digest: str) -> None:
-    """Keep ``content``, whose digest is ``digest``, durably. ``HostError`` when the disk refuses."""
-    target = paths.blobs / digest.removeprefix("sha256:")
-    if target.exists():
-        return
-    new = paths.staging / f"blob-{target.name}"
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(target)
-        sync_directory(paths.blobs)
-    except OSError as error:
-        raise HostError("write the blob", os.fspath(target), error.errno or 0) from error
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _hint(error: OSError) -> str:
+    return "free some space and try again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""

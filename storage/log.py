@@ -25,7 +25,7 @@ from lading.events.store import ENGINE_STREAM
 from lading.events.views import View
 from lading.storage.compact import Segment, clear, rebase
 from lading.storage.database import Database, why_failed
-from lading.storage.draft import Append, Draft, Pending, decoded, first_append, stream_number
+from lading.storage.draft import Append, Draft, Pending, decoded, first_append, stream_head, stream_number
 from lading.storage.keys import U64, command_key, stream_key, view_key
 from lading.storage.meta import Base, check_record_kind, read_base, read_kinds
 from lading.storage.past import Past, fold_past, since_mark
@@ -246,6 +246,11 @@ class Log:
                         positions.append(position)
                     found = cursor.next()
             return _records(self.db, txn, positions, base)
+
+    def version(self, stream: str) -> int:
+        """How many events ``stream`` has had; 0 if there is none."""
+        with self.db.read() as txn:
+            return stream_head(self.db, txn, stream)[1]
 
     def read_command(self, command: str) -> list[Record]:
         """Every record that the request ``command`` led to, in order."""

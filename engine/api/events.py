@@ -18,11 +18,12 @@ from typing import Any, Final
 import attrs
 
 from lading.engine.api.history import Window, each_page
-from lading.engine.api.request import Filters, filters_of, instant_of, labels_fit
+from lading.engine.api.request import Filters, filters_of, instant_of
 from lading.engine.api.shapes import UNKNOWN_EXIT, familiar
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Request, Send
 from lading.engine.http.router import Router
+from lading.engine.queries import labels_fit
 from lading.events.container import (
     Created,
     Exited,

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from lading.engine.api.changes import apply_changes
 from lading.engine.api.past import seen_by
-from lading.engine.api.request import Filters, caller_of, check_reference, filters_of, labels_fit
+from lading.engine.api.request import Filters, caller_of, check_reference, filters_of
 from lading.engine.api.shapes import familiar, image_inspect, image_summary
 from lading.engine.api.system import architecture
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
+from lading.engine.queries import labels_fit
 from lading.events.image import ImageState
 from lading.events.reference import parse_reference
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from lading.engine.api.past import Seen
-from lading.engine.api.request import Filters, check_reference, labels_fit
+from lading.engine.api.request import Filters, check_reference
 from lading.engine.api.shapes import shown_exit
 from lading.engine.http.message import HttpError
+from lading.engine.queries import labels_fit
 from lading.events.container import ContainerState, status
 from lading.events.errors import Ambiguous, Invalid, NotFound
 

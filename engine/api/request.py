@@ -25,7 +25,6 @@ __all__ = [
     "check_version",
     "filters_of",
     "instant_of",
-    "labels_fit",
     "not_supported",
     "stream_type",
 ]
@@ -107,15 +106,6 @@ def filters_of(request: Request, known: Iterable[str]) -> Filters:
         if values:
             found[name] = tuple(values)
     return found
-
-
-def labels_fit(wanted: Iterable[str], labels: Mapping[str, str]) -> bool:
-    """Whether ``labels`` has every one of ``wanted``, each ``key`` or ``key=value``."""
-    for word in wanted:
-        key, equals, value = word.partition("=")
-        if key not in labels or (equals and labels[key] != value):
-            return False
-    return True
 
 
 def not_supported(what: str) -> HttpError:

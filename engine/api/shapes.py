@@ -7,12 +7,12 @@ field that a client may rely on is there; what this release doesn't have is said
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import attrs
 
 from lading.engine.api.words import instant, status_line
+from lading.engine.queries import created_at
 from lading.events.container import ContainerState, Phase, status
 from lading.events.image import ImageConfig, ImageState
 from lading.events.reference import parse_reference
@@ -246,7 +246,7 @@ def image_summary(image: ImageState, tags: Sequence[str]) -> Json:
         "ParentId": "",
         "RepoTags": [familiar(tag) for tag in tags],
         "RepoDigests": [],
-        "Created": _created_at(image) // 1_000_000_000,
+        "Created": created_at(image) // 1_000_000_000,
         "Size": image.size,
         "SharedSize": -1,
         "Labels": dict(image.config.labels) or None,
@@ -278,13 +278,6 @@ def image_inspect(image: ImageState, paths: Paths, tagged_at: int) -> Json:
         "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
         "Metadata": {"LastTagTime": instant(tagged_at)},
     }
-
-
-def _created_at(image: ImageState) -> int:
-    try:
-        return int(datetime.fromisoformat(image.created).timestamp() * 1e9)
-    except (ValueError, OverflowError):
-        return image.added_at
 
 
 def _image_config(config: ImageConfig) -> Json:

@@ -52,8 +52,7 @@ crashing(pathlib.Path, "rename")
 crashing(lading.engine.bundle, "mount_overlay")
 crashing(lading.engine.bundle, "unmount")
 crashing(lading.engine.link.Link, "_post")
-crashing(lading.engine.images, "publish_layer")
-crashing(lading.engine.images, "write_blob")
+crashing(lading.engine.publish, "place")
 """
 
 LIFE = f"""
