@@ -80,6 +80,8 @@ def project_image(event: ImageEvent, time: int, views: Views) -> None:
     match event:
         case LayerAdded():
             views.put(LAYERS, event.chain, LayerState(**attrs.asdict(event)))
+            if views.get(GOING, event.chain) is not None:
+                views.delete(GOING, event.chain)  # its removal failed, and now it is wanted again
         case LayerArchived():
             fields = attrs.asdict(event)
             del fields["chain"]

@@ -18,8 +18,10 @@ import attrs
 import trio
 
 import lading
+from lading.engine.garbage import reach
 from lading.events.envelope import Record
 from lading.events.ids import container_stream
+from lading.events.views import GOING, LEASES, PULLS
 from lading.storage.cgroups import cgroup_mounts, remove_cgroup
 from lading.storage.overlay import mounts_below, unmount
 from lading.storage.store import Paths, locate, read_log
@@ -38,6 +40,11 @@ def descriptors() -> collections.Counter[str]:
             if target != f"/proc/{os.getpid()}/fd":
                 found[target.partition(":[")[0] if ":[" in target else target] += 1
     return found
+
+
+def name(digest: str) -> str:
+    """What a layer's directory or a blob is called."""
+    return digest.removeprefix("sha256:")
 
 
 def threads() -> list[str]:
@@ -115,6 +122,11 @@ class Census:
             try:
                 verified = log.verify()
                 assert verified.first + verified.records == log.head() + 1
+                reached = reach(log)
+                assert {name(chain) for chain in reached.layers} == set(os.listdir(paths.layers))
+                assert set(os.listdir(paths.splits)) <= set(os.listdir(paths.layers))
+                assert {name(digest) for digest in reached.blobs} == set(os.listdir(paths.blobs))
+                assert [log.scan(view) for view in (PULLS, LEASES, GOING)] == [[], [], []]
             finally:
                 log.close()
 
@@ -182,6 +194,17 @@ class Stage:
                 if not engine.images.list():
                     await engine.images.import_rootfs(self.tar, IMAGE)
                 yield engine
+
+    @asynccontextmanager
+    async def bare(self, timeout: float = 60, **options: Any) -> AsyncIterator[lading.Engine]:
+        """An open engine without an image; its containers are removed by force at the end."""
+        with trio.fail_after(timeout):
+            async with lading.open_engine(self.root, **options) as engine:
+                try:
+                    yield engine
+                finally:
+                    with trio.move_on_after(20, shield=True):
+                        await empty(engine)
 
     @asynccontextmanager
     async def emptied(self, **options: Any) -> AsyncIterator[lading.Engine]:
