@@ -20,9 +20,9 @@ import trio
 
 from lading.engine.http.exchange import HijackedStream
 from lading.engine.http.message import HeaderItems, Headers, HttpError, header_pairs
-from lading.engine.http.strict_json import parse, parse_object
 from lading.engine.http.unix_socket import connect_unix
 from lading.events.errors import HostError
+from lading.events.strictjson import parse, parse_object
 
 __all__ = ["Client", "ClientResponse", "connect"]
 

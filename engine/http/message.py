@@ -22,8 +22,8 @@ from urllib.parse import unquote_to_bytes
 import attrs
 import trio
 
-from lading.engine.http.strict_json import parse_object
 from lading.engine.http.unix_socket import Peer
+from lading.events.strictjson import parse_object
 
 __all__ = [
     "MULTIPLEXED_STREAM",

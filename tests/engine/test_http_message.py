@@ -18,8 +18,8 @@ from lading.engine.http.message import (
     path_and_query,
 )
 from lading.engine.http.router import Router
-from lading.engine.http.strict_json import DEPTH_LIMIT, parse_object
 from lading.engine.http.unix_socket import Peer
+from lading.events.strictjson import DEPTH_LIMIT, parse_object
 
 
 class FakeExchange:
