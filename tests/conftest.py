@@ -15,6 +15,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))  # ``import strategies`` works under importmode=importlib, too
 
 pytest.register_assert_rewrite("stage")
+from registry import LocalRegistry  # noqa: E402
 from stage import Census, Stage, stop_hanging  # noqa: E402
 
 settings.register_profile(
@@ -34,6 +35,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if os.environ.get("CI") and report.skipped:
         report.outcome = "failed"
     return report
+
+
+@pytest.fixture(scope="session")
+def local_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
+    """A registry without users or TLS that all tests share: each pushes to repositories of its own."""
+    with LocalRegistry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
 
 
 @pytest.fixture(scope="session")
