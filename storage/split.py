@@ -34,6 +34,7 @@ import zstandard
 
 from lading.events.errors import BadLayer
 from lading.storage.paxheader import Regions
+from lading.storage.pieces import PIECE
 
 __all__ = ["MAX_MOVES", "SplitWriter", "add_moves"]
 
@@ -48,7 +49,6 @@ MOVE = struct.Struct("<QQII")
 IN_TREE: Final = 2**64 - 1
 _AFTER_ALL: Final = 2**64 - 1
 
-PIECE: Final = 256 * 1024
 MAX_MOVES: Final = 1_000_000
 """How many of its own entries an archive may replace; reading it again holds as many paths in memory."""
 MAX_MOVE_BYTES: Final = 64 * 2**20

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import hashlib
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
 import attrs
 import zstandard
 
-from lading.events.errors import DigestMismatch, HostError, StoreCorrupt
+from lading.events.errors import HostError, StoreCorrupt
 from lading.storage.linux import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 from lading.storage.paxheader import MAX_REGIONS, Regions
-from lading.storage.split import END, FILE, IN_TREE, MAGIC, MAX_MOVE_BYTES, MOVE, PIECE, RAW, REGION, SPARSE
+from lading.storage.pieces import PIECE, gathered
+from lading.storage.split import END, FILE, IN_TREE, MAGIC, MAX_MOVE_BYTES, MOVE, RAW, REGION, SPARSE
 from lading.storage.trees import printable
 
-__all__ = ["read_split", "verified"]
+__all__ = ["read_split"]
 
 _MAX_PATH: Final = 4096
 _SAFE: Final = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
@@ -38,7 +38,8 @@ def read_split(tree: int | Path, directory: int | Path) -> Iterator[bytes]:
 
     Raises :class:`StoreCorrupt` when the split is damaged or a file is missing or has another size than it had,
     and :class:`HostError` when reading fails; a file of the same size with other contents is found only by the
-    digest: see :func:`verified`. Descriptors are closed when the iterator is exhausted or closed.
+    digest: see :func:`lading.storage.pieces.verified`. Descriptors are closed when the iterator is exhausted or
+    closed.
     """
     try:
         with contextlib.ExitStack() as opened:
@@ -54,21 +55,10 @@ def read_split(tree: int | Path, directory: int | Path) -> Iterator[bytes]:
             opened.callback(os.close, split)
             files = _Files(places[0], places[1], _read_moves(places[1]))
             opened.callback(files.close)
-            yield from _gathered(_stream(_Records(split), files))
+            yield from gathered(_stream(_Records(split), files))
     except OSError as error:
         where = printable(os.fsencode(error.filename or ""))
         raise HostError("read the archive of a layer", where, error.errno or 0) from error
-
-
-def verified(pieces: Iterable[bytes], diff_id: str, what: str) -> Iterator[bytes]:
-    """``pieces`` as they are; after the last, :class:`DigestMismatch` naming ``what`` if they hash to another."""
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-        yield piece
-    actual = f"sha256:{digest.hexdigest()}"
-    if actual != diff_id:
-        raise DigestMismatch(what, diff_id, actual)
 
 
 def _stream(records: _Records, files: _Files) -> Iterator[bytes]:
@@ -102,21 +92,6 @@ def _stream(records: _Records, files: _Files) -> Iterator[bytes]:
             return
         else:
             _damaged(f"a record of kind {kind!r}")
-
-
-def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in larger pieces."""
-    held: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= PIECE:
-            yield b"".join(held)
-            held.clear()
-            size = 0
-    if held:
-        yield b"".join(held)
 
 
 class _Records:

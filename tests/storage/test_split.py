@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from lading.events.errors import BadLayer, DigestMismatch, StoreCorrupt
 from lading.storage import split as split_module
+from lading.storage.pieces import verified
 from lading.storage.plan import DEFAULT_LIMITS, File, plan
 from lading.storage.split import SplitWriter, add_moves
-from lading.storage.splitread import read_split, verified
+from lading.storage.splitread import read_split
 from lading.storage.tar import TarReader
 from lading.storage.unpack import _Tree
 
