@@ -15,6 +15,7 @@ from lading.engine.link import Link
 from lading.engine.oci import Host
 from lading.engine.runtime import Runtime, find_runtime
 from lading.engine.trash import Trash
+from lading.engine.unpacking import Unpackers
 from lading.events.container import LIVE, ContainerState, Phase
 from lading.events.envelope import Actor
 from lading.events.errors import EngineClosed, NotFound
@@ -65,6 +66,7 @@ class Core:
     trash: Trash
     host: Host
     nursery: trio.Nursery
+    unpackers: Unpackers
     live: dict[str, Supervisor] = attrs.field(factory=dict)
     closing: bool = False
     wanted_runtime: str | None = None

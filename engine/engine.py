@@ -25,6 +25,7 @@ from lading.engine.release import release
 from lading.engine.retention import clear_compacted, compact
 from lading.engine.runtime import cgroup_of
 from lading.engine.trash import Trash
+from lading.engine.unpacking import open_unpackers
 from lading.events.compaction import LogCompacted
 from lading.events.container import LIVE
 from lading.events.envelope import Actor, Proposed
@@ -115,9 +116,13 @@ async def open_engine(
         async with open_journal(store.log) as journal:
             if store.created:
                 await _begin(store, journal)
-            async with open_link(store.paths, on_exit) as link, open_service_nursery() as nursery:
+            async with (
+                open_link(store.paths, on_exit) as link,
+                open_unpackers() as unpackers,
+                open_service_nursery() as nursery,
+            ):
                 trash = Trash(store.paths)
-                core = Core(store.paths, store.log, journal, link, trash, Host.probe(), nursery)
+                core = Core(store.paths, store.log, journal, link, trash, Host.probe(), nursery, unpackers)
                 core.wanted_runtime = runtime
                 engine = Engine(core, store)
                 nursery.start_soon(trash.run)

@@ -27,7 +27,7 @@ from lading.events.ids import Digest, chain_id, tag_stream
 from lading.events.image import ImageAdded, ImageConfig, ImageState, Tagged
 from lading.events.reference import parse_reference
 from lading.events.views import TAGS
-from lading.storage.layers import StagedLayer, stage_layer
+from lading.storage.layers import StagedLayer
 
 __all__ = ["Images"]
 
@@ -139,6 +139,7 @@ class Images:
             assert isinstance(first.event, ImageAdded)
             return self._queries.resolve(first.event.image)
         try:
+            staging.mkdir(mode=0o700)
             staged = await self._stage(source, staging)
             with trio.CancelScope(shield=True):
                 state = await self._publish(staged, name, config or ImageConfig(), comment, caller)
@@ -150,47 +151,15 @@ class Images:
     async def _stage(
         self, source: str | os.PathLike[str] | BinaryIO | AsyncIterable[bytes], staging: Path
     ) -> StagedLayer:
-        if isinstance(source, AsyncIterable):
-            return await self._stage_stream(source, staging)
+        unpackers = self._core.unpackers
         if not isinstance(source, str | os.PathLike):
-            return await trio.to_thread.run_sync(stage_layer, source, staging)
+            return await unpackers.unpack(source, staging)
         try:
             file = open(source, "rb")  # noqa: SIM115  # closed below
         except OSError as error:
             raise HostError("read the archive", os.fspath(source), error.errno or 0) from error
-        try:
-            return await trio.to_thread.run_sync(stage_layer, file, staging)
-        finally:
-            file.close()
-
-    async def _stage_stream(self, source: AsyncIterable[bytes], staging: Path) -> StagedLayer:
-        """Through a pipe, so that the unpacking thread reads at its own pace and nothing piles up."""
-        read, write = os.pipe2(os.O_CLOEXEC)
-        result: list[StagedLayer] = []
-
-        source_failed = False
-
-        async def unpack() -> None:
-            with os.fdopen(read, "rb") as file:
-                try:
-                    result.append(await trio.to_thread.run_sync(stage_layer, file, staging))
-                except ImageInvalid:
-                    if not source_failed:  # else it is cut short, and its source says why
-                        raise
-
-        async with open_bare_nursery() as nursery:
-            nursery.start_soon(unpack)
-            async with trio.lowlevel.FdStream(write) as pipe:
-                try:
-                    async for data in source:
-                        await pipe.send_all(data)
-                except trio.BrokenResourceError:
-                    pass  # the unpacker hung up; its error says why
-                except BaseException:
-                    source_failed = True
-                    raise
-        [staged] = result
-        return staged
+        with file:
+            return await unpackers.unpack(file, staging)
 
     async def _publish(
         self, staged: StagedLayer, name: str | None, config: ImageConfig, comment: str, caller: Caller

@@ -30,6 +30,7 @@ PATH_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 _MAX_SYMLINKS: Final = 40  # the kernel's own limit
 _KEPT: Final = 32
+_KEPT_PATHS: Final = 1024
 
 Imply = Callable[[int, list[bytes], bytes, bool], None]
 
@@ -47,6 +48,7 @@ class Parents:
         self._root = root
         self._imply = imply
         self._open: dict[bytes, int] = {}
+        self._real: dict[bytes, bytes] = {}
 
     def get(self, path: bytes) -> int:
         """The descriptor of the directory ``path``, valid until the next call of any method.
@@ -65,6 +67,36 @@ class Parents:
         self.remember(path, fd)
         return fd
 
+    def real(self, path: bytes) -> bytes:
+        """The path of the directory ``path`` by which no symlink is met; it is made if it is missing.
+
+        Raises OSError as :meth:`get`, also ENAMETOOLONG where a symlink leads deeper than any path can.
+        """
+        found = self._real.get(path)
+        if found is None:
+            if len(self._real) >= _KEPT_PATHS:
+                self._real.clear()
+            found = self._real[path] = self._find_real(path, self.get(path))
+        return found
+
+    def _find_real(self, path: bytes, fd: int) -> bytes:
+        if fd == self._root:
+            return b""
+        try:
+            os.close(openat2(path, PATH_DIRECTORY, resolve=CHILD, dir_fd=self._root))
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+        else:
+            return path
+        root = os.readlink(b"/proc/self/fd/%d" % self._root)
+        found = os.readlink(b"/proc/self/fd/%d" % fd)
+        if found == root:
+            return b""
+        if not found.startswith(root + b"/"):
+            raise OSError(errno.ESTALE, "the tree was moved while it was filled")
+        return found[len(root) + 1 :]
+
     def remember(self, path: bytes, fd: int) -> None:
         """Take over ``fd`` as the descriptor of ``path``."""
         old = self._open.pop(path, None)
@@ -76,6 +108,7 @@ class Parents:
 
     def forget(self) -> None:
         """Close every descriptor."""
+        self._real.clear()
         while self._open:
             os.close(self._open.popitem()[1])
 

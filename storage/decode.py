@@ -1,187 +1,214 @@
-"""One layer as a stream: decompressed, hashed on both sides, and bounded.
+"""The compressions that a layer may come in: told by the first bytes, undone piece by piece.
 
-The compression is told by the first bytes and never by a file name or media type. Decoding is done in
-this process with the standard library; no external program ever runs on these bytes. A new format is one more
-:class:`Decoder` and one line in ``_FORMATS``.
+Neither a file name nor a media type is asked. Everything is decoded in this process; no external program ever runs
+on these bytes. A decoder is a generator: raw pieces in, plain pieces of at most :data:`PIECE` bytes out, holding
+no more than its window and a few pieces. A new format is one more of them and one line in ``_FORMATS``.
 
-Sources: OCI image-spec layer.md (tar, tar+gzip); RFC 1952 for gzip: a stream is a series of members.
+Sources: OCI image-spec layer.md (tar, tar+gzip, tar+zstd); RFC 1952 for gzip and RFC 8878 for zstd. Both are a
+series of members or frames, all of which count.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import zlib
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import Final
 
-from lading.events.errors import BadLayer, HostError, ImageInvalid
-from lading.storage.tar import CHUNK, ByteSource
+from lading.events.errors import BadLayer, ImageInvalid
 
-__all__ = ["ByteSource", "Decoder", "LayerStream"]
+__all__ = ["PIECE", "SNIFF", "Decoder", "find_decoder"]
 
-_SNIFF: Final = 16  # bytes needed to tell any of the formats
-_SUPPORTED = "uncompressed tar and gzip"
+PIECE: Final = 1 << 20
+"""Bytes that are read, decoded and hashed at once: enough for the interpreter's part not to count."""
 
+SNIFF: Final = 16
+"""How many bytes it takes to tell any of the formats."""
 
-class Decoder(Protocol):
-    """Turns compressed pieces into plain ones, holding at most its window and what it was last fed."""
+Decoder = Callable[[Iterator[bytes]], Iterator[bytes]]
+"""Raw pieces in, plain ones out; raises ``BadLayer`` when the data is not in the format, or is cut off."""
 
-    def decode(self, raw: bytes, most: int) -> bytes:
-        """At most ``most`` plain bytes from what was fed before and ``raw``; feed b"" while it has ``pending``.
+_SUPPORTED = "uncompressed tar, gzip and zstd"
 
-        Raises :class:`ImageInvalid` when the data is not in the format.
-        """
-        ...
-
-    @property
-    def pending(self) -> bool:
-        """Whether plain bytes may come without more raw ones."""
-        ...
-
-    def finish(self) -> None:
-        """Called at the end of the raw stream; raises :class:`ImageInvalid` if that is too early."""
-        ...
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_BLOCKS: Final = PIECE >> 17  # a block holds at most 128 KiB
 
 
-class _Gzip:
-    """Every member of a gzip stream; zeros after the last are padding, anything else is refused."""
+def find_decoder(start: bytes, zstd_window: int) -> tuple[str, Decoder | None]:
+    """The name of the format that begins with ``start`` and what decodes it; ``none`` and None for plain bytes.
 
-    def __init__(self) -> None:
-        self._member = zlib.decompressobj(wbits=31)
-        self._raw = b""
-        self._padding = False
-
-    @property
-    def pending(self) -> bool:
-        return bool(self._raw)
-
-    def decode(self, raw: bytes, most: int) -> bytes:
-        raw = self._raw + raw if self._raw else raw
-        self._raw = b""
-        if raw and (self._member.eof or self._padding):
-            raw = self._next_member(raw)
-        if not raw:
-            return b""
-        try:
-            plain = self._member.decompress(raw, most)
-        except zlib.error as error:
-            raise BadLayer(f"its gzip compression is corrupt ({error})") from error
-        self._raw = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
-        return plain
-
-    def _next_member(self, raw: bytes) -> bytes:
-        if not self._padding and raw[:1] == b"\x1f":
-            self._member = zlib.decompressobj(wbits=31)
-            return raw
-        if raw.strip(b"\0"):
-            raise BadLayer("there is something else after the end of its gzip data")
-        self._padding = True
-        return b""
-
-    def finish(self) -> None:
-        if not self._member.eof and not self._padding:
-            raise BadLayer("its gzip data is cut off")
+    ``zstd_window`` bounds the memory that a zstd frame may ask for. Raises ``ImageInvalid`` for a format that is
+    known and not supported.
+    """
+    for name, magic in _FORMATS.items():
+        if magic.match(start):
+            if name == "gzip":
+                return name, _gunzip
+            if name == "zstd":
+                return name, lambda raw: _unzstd(_Raw(raw), zstd_window)
+            raise ImageInvalid(
+                f"the layer is {name} data, which is not supported; supported are {_SUPPORTED}: "
+                "build or pull the image with one of those"
+            )
+    return "none", None
 
 
-class _Plain:
-    pending = False
-
-    def decode(self, raw: bytes, most: int) -> bytes:
-        return raw
-
-    def finish(self) -> None:
-        pass
-
-
-_FORMATS: dict[str, tuple[re.Pattern[bytes], Callable[[], Decoder] | None]] = {
-    "gzip": (re.compile(rb"\x1f\x8b\x08"), _Gzip),
-    "zstd": (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), None),
-    "xz": (re.compile(rb"\xfd7zXZ\0"), None),
-    "bzip2": (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), None),
-    "lz4": (re.compile(rb"\x04\x22\x4d\x18"), None),
-    "zip": (re.compile(rb"PK\x03\x04"), None),
+_FORMATS: dict[str, re.Pattern[bytes]] = {
+    "gzip": re.compile(rb"\x1f\x8b\x08"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "bzip2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
+    "lz4": re.compile(rb"\x04\x22\x4d\x18"),
+    "zip": re.compile(rb"PK\x03\x04"),
 }
 
 
-class LayerStream:
-    """The plain bytes of the layer that ``source`` gives, compressed or not.
+def _gunzip(raw: Iterator[bytes]) -> Iterator[bytes]:
+    """Every member of a gzip stream; zeros after the last are padding, anything else is refused."""
+    from isal import igzip_lib
 
-    ``stop`` is called before each piece is read from ``source`` or decoded; what it raises goes through.
-    ``max_bytes`` bounds the plain bytes. When :meth:`read` has given b"", ``digest`` and ``compressed_size``
-    are of the bytes as they came and ``diff_id`` and ``size`` of the plain ones, all of them to the very end.
-    Raises :class:`ImageInvalid` for a wrong or unsupported format, :class:`HostError` when ``source`` raises
-    OSError, and whatever else ``source`` raises.
-    """
+    def begin() -> igzip_lib.IgzipDecompressor:
+        return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
-    def __init__(self, source: ByteSource, *, max_bytes: int, stop: Callable[[], None] = lambda: None) -> None:
-        self.compression = ""
-        self.compressed_size = 0
-        self.size = 0
-        self._source = source
-        self._max_bytes = max_bytes
-        self._stop = stop
-        self._decoder: Decoder | None = None
-        self._ended = False
-        self._raw_hash = hashlib.sha256()
-        self._plain_hash = self._raw_hash  # the same bytes need hashing only once
+    member = begin()
+    begun = True  # whether any byte of the current member was seen
+    for piece in raw:
+        data = piece
+        while data:
+            if not begun:
+                if data[0] != 0x1F:
+                    _only_zeros(data, raw, "gzip")
+                    return
+                member, begun = begin(), True
+            try:
+                plain = member.decompress(data, PIECE)
+                data = b""
+                if plain:
+                    yield plain
+                while not (member.needs_input or member.eof):
+                    if plain := member.decompress(b"", PIECE):
+                        yield plain
+            except igzip_lib.error as error:  # type: ignore[misc]  # its stub takes the class for an instance
+                raise BadLayer(f"its gzip compression is corrupt ({error})") from error
+            if member.eof:
+                data, begun = member.unused_data, False
+    if begun:
+        raise BadLayer("its gzip data is cut off")
 
-    @property
-    def digest(self) -> str:
-        """Of the bytes as they came, ``sha256:<hex>``."""
-        return f"sha256:{self._raw_hash.hexdigest()}"
 
-    @property
-    def diff_id(self) -> str:
-        """Of the plain bytes, ``sha256:<hex>``."""
-        return f"sha256:{self._plain_hash.hexdigest()}"
+def _only_zeros(data: bytes, raw: Iterator[bytes], format: str) -> None:
+    while True:
+        if data.strip(b"\0"):
+            raise BadLayer(f"there is something else after the end of its {format} data")
+        following = next(raw, None)
+        if following is None:
+            return
+        data = following
 
-    def read(self, n: int, /) -> bytes:
-        """1 to ``n`` plain bytes (the first time perhaps a few more), or b"" at the end."""
-        if self._decoder is None:
-            self._decoder, raw = self._sniff()
-        else:
-            raw = b"" if self._decoder.pending else self._read_raw(n)
+
+class _Raw:
+    """Exact numbers of bytes out of pieces of any length."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.pieces = pieces
+        self._data = b""
+        self._at = 0
+
+    def ended(self) -> bool:
+        """Whether there is nothing more."""
+        if self._at == len(self._data):
+            self._data = next(self.pieces, b"")
+            self._at = 0
+        return not self._data
+
+    def next_is_zero(self) -> bool:
+        """Whether the next byte, which is there, is zero."""
+        return not self._data[self._at]
+
+    def some(self) -> bytes:
+        """What is there already, or the next piece; nothing at the end."""
+        if self.ended():
+            return b""
+        start, self._at = self._at, len(self._data)
+        return self._data[start:] if start else self._data
+
+    def exactly(self, size: int) -> bytes:
+        """``size`` bytes. Raises ``BadLayer`` if there are fewer."""
+        end = self._at + size
+        if end <= len(self._data):
+            found = self._data[self._at : end]
+            self._at = end
+            return found
+        parts, left = [self.some()], size
         while True:
-            if not raw and not self._decoder.pending:
-                if not self._ended:
-                    self._decoder.finish()
-                    self._ended = True
-                return b""
-            plain = self._decoder.decode(raw, n)
-            if plain:
+            left -= len(parts[-1])
+            if left <= 0:
                 break
-            raw = b"" if self._decoder.pending else self._read_raw(n)
-        self.size += len(plain)
-        if self.size > self._max_bytes:
-            raise BadLayer(f"it is larger than the limit of {self._max_bytes} bytes")
-        if self._plain_hash is not self._raw_hash:
-            self._plain_hash.update(plain)
-        return plain
+            parts.append(self.some())
+            if not parts[-1]:
+                raise BadLayer("its zstd data is cut off")
+        self._at += left  # give back what was too much
+        return b"".join(parts)[:size]
 
-    def _read_raw(self, n: int) -> bytes:
-        self._stop()
-        try:
-            raw = self._source.read(min(n, CHUNK))
-        except OSError as error:
-            raise HostError("read", "the layer", error.errno or 0) from error
-        self._raw_hash.update(raw)
-        self.compressed_size += len(raw)
-        return raw
+    def skip(self, size: int) -> None:
+        """Pass over ``size`` bytes in constant memory."""
+        while size:
+            step = min(size, PIECE)
+            self.exactly(step)
+            size -= step
 
-    def _sniff(self) -> tuple[Decoder, bytes]:
-        start = b""
-        while len(start) < _SNIFF and (more := self._read_raw(CHUNK)):
-            start += more
-        for name, (magic, decoder) in _FORMATS.items():
-            if magic.match(start):
-                if decoder is None:
-                    raise ImageInvalid(
-                        f"the layer is {name} data, which is not supported; supported are {_SUPPORTED}: "
-                        "build or pull the image with one of those"
-                    )
-                self.compression = name
-                self._plain_hash = hashlib.sha256()
-                return decoder(), start
-        self.compression = "none"
-        return _Plain(), start
+
+def _unzstd(raw: _Raw, window: int) -> Iterator[bytes]:
+    """Every frame of a zstd stream; zeros after the last are padding, anything else is refused.
+
+    A few bytes may stand for a block of 128 KiB, so the library, which decodes all that it is given, is given a
+    few blocks at a time (RFC 8878, 3.1.1): the frame's structure is read here, its contents there.
+    """
+    import zstandard
+
+    library = zstandard.ZstdDecompressor(max_window_size=window)
+    frames = 0
+    while not raw.ended():
+        if frames and raw.next_is_zero():
+            _only_zeros(raw.some(), raw.pieces, "zstd")
+            return
+        magic = raw.exactly(4)
+        if 0x50 <= magic[0] <= 0x5F and magic[1:] == b"\x2a\x4d\x18":
+            raw.skip(int.from_bytes(raw.exactly(4), "little"))
+        elif magic == _ZSTD_MAGIC:
+            frame = library.decompressobj(write_size=PIECE)
+            try:
+                for blocks in _blocks(raw):
+                    if plain := frame.decompress(blocks):
+                        yield plain
+            except zstandard.ZstdError as error:
+                if "much memory" in str(error):
+                    why = f"its zstd frames need a window of more than {window} bytes"
+                    raise BadLayer(f"{why}: compress it without --ultra or --long") from error
+                raise BadLayer(f"its zstd compression is corrupt ({error})") from error
+            if not frame.eof:
+                raise BadLayer("its zstd compression is corrupt (a frame goes on after its last block)")
+        else:
+            raise BadLayer("there is something else after the end of its zstd data")
+        frames += 1
+
+
+def _blocks(raw: _Raw) -> Iterator[bytes]:
+    """One frame from behind its magic number, in groups of ``_BLOCKS`` blocks."""
+    descriptor = raw.exactly(1)[0]
+    single = descriptor >> 5 & 1
+    size = (not single) + (0, 1, 2, 4)[descriptor & 3] + (single, 2, 4, 8)[descriptor >> 6]
+    parts = [_ZSTD_MAGIC, bytes((descriptor,)), raw.exactly(size)]
+    blocks = last = 0
+    while not last:
+        header = raw.exactly(3)
+        number = int.from_bytes(header, "little")
+        last, kind, size = number & 1, number >> 1 & 3, number >> 3
+        if kind == 3 or size > 1 << 17:
+            raise BadLayer("its zstd compression is corrupt (a block of no known kind)")
+        parts += (header, raw.exactly(1 if kind == 1 else size))
+        blocks += 1
+        if last and descriptor & 4:
+            parts.append(raw.exactly(4))  # the checksum
+        if last or blocks == _BLOCKS:
+            yield b"".join(parts)
+            parts, blocks = [], 0

@@ -10,35 +10,33 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from lading.events.errors import HostError
 from lading.events.image import ArchiveForm
-from lading.storage.decode import ByteSource
 from lading.storage.linux import sync_directory, syncfs
 from lading.storage.store import Paths
 from lading.storage.trees import measure
-from lading.storage.unpack import Unpacked, unpack
+from lading.storage.unpack import Unpacked
 
-__all__ = ["Placed", "Placement", "StagedLayer", "blob_name", "place", "stage_layer"]
+__all__ = ["Placed", "Placement", "StagedLayer", "blob_name", "place"]
 
 
 @attrs.frozen
 class StagedLayer:
-    """An unpacked layer that nobody can see yet, in ``directory``, and what its archive turned out to be.
+    """An unpacked layer that nobody can see yet, in the directory ``tree``, and what its archive turned out to be.
 
-    ``tree``: what was unpacked. ``raw``: the archive as it came, if that was compressed. ``split``: what makes the
-    archive again from the tree (``storage/split``), if it was not.
+    ``raw``: the archive as it came, if that was compressed. ``split``: a directory with what makes it again from the
+    tree (``storage/split``), if it was not. None where that was not asked for.
     """
 
-    directory: Path
     tree: Path
-    raw: Path | None
-    split: Path | None
     unpacked: Unpacked
+    raw: Path | None = None
+    split: Path | None = None
 
 
 @attrs.frozen
@@ -58,15 +56,6 @@ class Placed:
     inodes: int
     form: ArchiveForm
     archive_bytes: int
-
-
-def stage_layer(source: ByteSource, staging: Path, stop: Callable[[], None] | None = None) -> StagedLayer:
-    """Unpack ``source`` into the new directory ``staging``, which stays on an error (those of ``unpack``)."""
-    tree = staging / "tree"
-    staging.mkdir(mode=0o700)
-    tree.mkdir(mode=0o755)
-    tree.chmod(0o755)
-    return StagedLayer(staging, tree, None, None, unpack(source, tree, stop=stop))
 
 
 def place(

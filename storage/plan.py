@@ -58,8 +58,11 @@ _OVERLAY: Final = b"user.overlay."
 class Limits:
     """How much one layer may ask for; past any of these it is refused.
 
-    ``entries`` counts implied parent directories too. ``stream_bytes`` bounds the uncompressed archive and
-    ``file_bytes`` the sum of all file lengths, holes included. Paths are in bytes.
+    ``entries`` counts implied parent directories too, of whose paths ``implied_bytes`` may be kept.
+    ``stream_bytes`` bounds the uncompressed archive and ``file_bytes`` the sum of all file lengths, holes
+    included. Beyond its first ``expansion_free`` bytes that archive may be at most ``expansion`` times as long
+    as what it was compressed to: gzip can't do more than 1,032, while zstd can do 30,000. ``zstd_window`` bounds
+    the memory for a zstd frame, ``header_bytes`` one extended header or sparse map. Paths are in bytes.
     """
 
     entries: int = 2_000_000
@@ -68,6 +71,11 @@ class Limits:
     path_bytes: int = 4095
     path_depth: int = 2048
     component_bytes: int = 255
+    header_bytes: int = 2**20
+    implied_bytes: int = 64 * 2**20
+    expansion: int = 2000
+    expansion_free: int = 2**30
+    zstd_window: int = 2**27
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, Protocol
 
 import attrs
@@ -53,6 +53,7 @@ MIN_MTIME_NS: Final = -(2**31) * 10**9
 # name, mode, uid, gid, size, mtime, checksum, type, link name, magic, major, minor, prefix, padding
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12s")
 _ZERO = bytes(BLOCK)
+_NOTHING = memoryview(b"")
 
 
 class ByteSource(Protocol):
@@ -131,11 +132,24 @@ class TarReader:
     Moving on skips whatever of the current entry was not read. When the iteration ends, ``source`` has been
     read to its end. Raises :class:`BadLayer` naming the entry, after which the reader is of no more use, and
     whatever ``source.read`` raises.
+
+    ``raw`` is given every byte of the stream, in order, but those that :meth:`data` or :meth:`piece` gave to the
+    caller. ``max_header`` bounds an extended header and a sparse map, in bytes.
     """
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(
+        self,
+        source: ByteSource,
+        *,
+        raw: Callable[[bytes | memoryview], object] | None = None,
+        max_header: int = MAX_HEADER,
+    ) -> None:
         self._source = source
+        self._raw = raw
+        self._max_header = max_header
+        self._numbers: dict[bytes, int] = {}  # fields seen before: most entries have the same owner, mode and time
         self._buffer = b""
+        self._view = memoryview(b"")
         self._position = 0  # of the first unread byte in the buffer
         self._consumed = 0  # bytes of the stream before the buffer
         self._left = 0  # stored bytes of the current entry still unread
@@ -180,9 +194,13 @@ class TarReader:
         """
         serial = self._serial
         while self._left and serial == self._serial:
-            piece = self._some(min(self._left, CHUNK))
-            self._left -= len(piece)
-            yield piece
+            yield self.piece()
+
+    def piece(self) -> memoryview:
+        """The next of the current entry's stored bytes, at most 256 KiB; empty when there are no more."""
+        piece = self._some(min(self._left, CHUNK)) if self._left else _NOTHING
+        self._left -= len(piece)
+        return piece
 
     # bytes
 
@@ -193,6 +211,7 @@ class TarReader:
             return False
         self._consumed += self._position
         self._buffer = self._buffer[self._position :] + more if self._position < len(self._buffer) else more
+        self._view = memoryview(self._buffer)
         self._position = 0
         return True
 
@@ -201,7 +220,7 @@ class TarReader:
             self._bad(f"the archive is cut off inside this entry's data, at byte {self.offset}")
         start = self._position
         self._position = min(start + most, len(self._buffer))
-        return memoryview(self._buffer)[start : self._position]
+        return self._view[start : self._position]
 
     def _exactly(self, size: int) -> bytes:
         pieces = []
@@ -209,6 +228,8 @@ class TarReader:
             piece = self._some(min(size, CHUNK))
             pieces.append(piece)
             size -= len(piece)
+            if self._raw is not None:
+                self._raw(piece)
         return b"".join(pieces)
 
     def _next_block(self) -> bytes | None:
@@ -228,22 +249,34 @@ class TarReader:
                 self._bad(f"the archive is cut off inside the header at byte {self.offset}, after this entry")
         start = self._position
         self._position = start + BLOCK
-        return self._buffer[start : self._position]
+        block = self._buffer[start : self._position]
+        if self._raw is not None:
+            self._raw(block)
+        return block
 
     def _skip(self) -> None:
+        """Pass over what is left of the current entry, and its padding."""
         while self._left:
-            self._left -= len(self._some(min(self._left, CHUNK)))
+            piece = self.piece()
+            if self._raw is not None:
+                self._raw(piece)
         while self._padding:
             # A last entry without all of its padding has still all of its data.
             if self._position == len(self._buffer) and not self._fill():
                 self._padding = 0
                 return
-            self._padding -= len(self._some(self._padding))
+            piece = self._some(self._padding)
+            self._padding -= len(piece)
+            if self._raw is not None:
+                self._raw(piece)
 
     def _drain(self) -> None:
-        self._position = len(self._buffer)
-        while self._fill():
+        while True:
+            if self._raw is not None and self._position < len(self._buffer):
+                self._raw(self._view[self._position :])
             self._position = len(self._buffer)
+            if not self._fill():
+                return
 
     # headers
 
@@ -253,6 +286,15 @@ class TarReader:
     def _check_sum(self, block: bytes, field: bytes) -> None:
         if not _sum_matches(block, self._octal(field, "checksum")):
             self._bad(f"the header at byte {self.offset - BLOCK}, after this entry, has a wrong checksum")
+
+    def _number(self, field: bytes, what: str) -> int:
+        """``_octal`` of a field that is likely to be the same in many headers."""
+        found = self._numbers.get(field)
+        if found is None:
+            found = self._octal(field, what)
+            if len(self._numbers) < 4096:
+                self._numbers[field] = found
+        return found
 
     def _octal(self, field: bytes, what: str) -> int:
         """A number field: ASCII octal digits between spaces and NULs, or GNU's base-256, which may be < 0."""
@@ -269,8 +311,8 @@ class TarReader:
         return int.from_bytes(field[1:], "big") - (1 << 8 * (len(field) - 1) if field[0] == 0xFF else 0)
 
     def _extend(self, extensions: _Extensions, kind: bytes, size: int) -> None:
-        if not 0 <= size <= MAX_HEADER:
-            self._bad(f"an extended header of {size} bytes; at most {MAX_HEADER} are accepted")
+        if not 0 <= size <= self._max_header:
+            self._bad(f"an extended header of {size} bytes; at most {self._max_header} are accepted")
         data = self._exactly(size)
         self._padding = -size % BLOCK
         self._skip()
@@ -307,9 +349,9 @@ class TarReader:
         self._name = name
 
         size = self._octal(size_, "size")
-        uid = self._octal(uid_, "uid")
-        gid = self._octal(gid_, "gid")
-        mtime_ns = self._octal(mtime_, "mtime") * 1_000_000_000
+        uid = self._number(uid_, "uid")
+        gid = self._number(gid_, "gid")
+        mtime_ns = self._number(mtime_, "mtime") * 1_000_000_000
         xattrs: dict[bytes, bytes] = {}
         pax = extensions.pax
         if pax is not None:
@@ -362,7 +404,7 @@ class TarReader:
             name,
             type_,
             link,
-            self._octal(mode, "mode"),
+            self._number(mode, "mode"),
             uid,
             gid,
             min(max(mtime_ns, MIN_MTIME_NS), MAX_MTIME_NS),
@@ -381,7 +423,7 @@ class TarReader:
         regions = self._region_fields(block[386:482])
         more = block[482]
         while more:
-            if len(regions) * 24 > MAX_HEADER:
+            if len(regions) * 24 > self._max_header:
                 self._bad("its sparse map is larger than any that is accepted")
             table = self._exactly(BLOCK)
             regions += self._region_fields(table[:504])
@@ -408,7 +450,7 @@ class TarReader:
             pieces, found = [text], text.count(b"\n")
             lines = sparse_map_lines(text, self._name)
             while found < lines:
-                if len(pieces) * BLOCK >= MAX_HEADER:
+                if len(pieces) * BLOCK >= self._max_header:
                     self._bad("its sparse map is larger than any that is accepted")
                 text = self._map_block()
                 pieces.append(text)
@@ -424,8 +466,11 @@ class TarReader:
 
 
 def _sum_matches(block: bytes, expected: int) -> bool:
-    # The low half of Adler-32 is 1 + the sum of the bytes modulo 65521, and 256 bytes sum to 65280 at most.
+    # The low half of Adler-32 is 1 + the sum of the bytes modulo 65521, which is more than 512 ASCII bytes or 256
+    # of any sum to.
     # POSIX counts the checksum field as eight spaces.
+    if block.isascii():
+        return (zlib.adler32(block) & 0xFFFF) - 1 - sum(block[148:156]) + 256 == expected
     plain = block[:148] + b"        " + block[156:]
     total = (zlib.adler32(plain[:256]) & 0xFFFF) + (zlib.adler32(plain[256:]) & 0xFFFF) - 2
     if total == expected:

@@ -1,0 +1,212 @@
+"""Layers unpacked by worker processes: what comes back, what goes wrong, and that nobody is left over."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import signal
+import tarfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from lading.engine.unpacking import Unpackers, open_unpackers
+from lading.events.errors import BadLayer, EngineClosed, HostError
+from lading.storage.plan import Limits
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")
+
+
+def archive(size: int = 3000, count: int = 3) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for number in range(count):
+            info = tarfile.TarInfo(f"d/f{number}")
+            info.size = size
+            tar.addfile(info, io.BytesIO(bytes([65 + number % 26]) * size))
+    return out.getvalue()
+
+
+def children() -> set[int]:
+    """Of every thread: whichever it was that forked."""
+    return {int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not true():  # noqa: ASYNC110  # another process does it
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+async def unpackers() -> AsyncIterator[Unpackers]:
+    before = children()
+    async with open_unpackers(2) as opened:
+        yield opened
+    assert children() <= before
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    path = tmp_path / "staging"
+    path.mkdir()
+    return path
+
+
+async def pieces(data: bytes, step: int = 1000) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), step):
+        await trio.lowlevel.checkpoint()
+        yield data[at : at + step]
+
+
+@pytest.mark.parametrize("way", ["file", "descriptor", "memory", "stream"])
+@pytest.mark.parametrize("packed", [False, True])
+async def test_every_kind_of_source(
+    unpackers: Unpackers, staging: Path, tmp_path: Path, way: str, packed: bool
+) -> None:
+    plain = archive()
+    data = gzip.compress(plain) if packed else plain
+    (tmp_path / "layer").write_bytes(b"before" + data)
+    seen: list[int] = []
+    with open(tmp_path / "layer", "rb") as file:
+        file.read(6)
+        match way:
+            case "file":
+                made = await unpackers.unpack(file, staging, split=False, progress=seen.append)
+            case "descriptor":
+                os.lseek(file.fileno(), 6, os.SEEK_SET)
+                made = await unpackers.unpack(file.fileno(), staging, split=False, progress=seen.append)
+            case "memory":
+                made = await unpackers.unpack(io.BytesIO(data), staging, split=False, progress=seen.append)
+            case _:
+                made = await unpackers.unpack(pieces(data), staging, split=False, progress=seen.append)
+    assert (made.directory / "d/f2").read_bytes() == b"C" * 3000
+    assert (made.unpacked.size, made.unpacked.compressed_size) == (len(plain), len(data))
+    assert made.unpacked.implied == (b"d",)
+    assert seen
+    assert seen == sorted(seen)
+    if packed:
+        assert made.raw is not None
+        assert made.raw.read_bytes() == data
+        assert made.unpacked.compression == "gzip"
+    else:
+        assert made.raw is None
+        assert not (staging / "raw").exists()
+    assert made.split is None
+
+
+async def test_a_worker_is_used_again_and_ends_when_idle(tmp_path: Path) -> None:
+    before = children()
+    async with open_unpackers(2, idle=0.2) as unpackers:
+        for number in range(3):
+            (tmp_path / str(number)).mkdir()
+            await unpackers.unpack(io.BytesIO(archive()), tmp_path / str(number), split=False)
+        assert len(children() - before) == 1
+        await _until(lambda: children() == before)
+
+
+async def test_the_archives_faults_come_back_with_their_facts(unpackers: Unpackers, staging: Path) -> None:
+    bad = io.BytesIO()
+    with tarfile.open(fileobj=bad, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("../x"))
+    with pytest.raises(BadLayer, match=r"'\.\.'") as caught:
+        await unpackers.unpack(io.BytesIO(bad.getvalue()), staging, split=False)
+    assert caught.value.entry == b"../x"
+
+
+async def test_limits_arrive(unpackers: Unpackers, staging: Path) -> None:
+    with pytest.raises(BadLayer, match="limit of 2 entries"):
+        await unpackers.unpack(io.BytesIO(archive()), staging, split=False, limits=Limits(entries=2))
+
+
+async def test_what_a_source_raises_is_what_is_raised(unpackers: Unpackers, staging: Path) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield archive(1 << 20)[:1_000_000]
+        raise KeyError("the network")
+
+    with pytest.raises(KeyError, match="the network"):
+        await unpackers.unpack(broken(), staging, split=False)
+
+
+async def test_a_cancel_kills_the_worker(tmp_path: Path) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield archive()[:600]
+        await trio.sleep_forever()
+
+    before = children()
+    async with open_unpackers() as unpackers:
+        (tmp_path / "s").mkdir()
+        with trio.move_on_after(0.5) as scope:
+            await unpackers.unpack(endless(), tmp_path / "s", split=False)
+        assert scope.cancelled_caught
+        assert children() == before
+
+
+async def test_a_worker_that_is_killed_is_a_host_error(unpackers: Unpackers, staging: Path) -> None:
+    before = children()
+
+    async def murderous() -> AsyncIterator[bytes]:
+        yield archive()[:600]
+        [worker] = children() - before
+        os.kill(worker, signal.SIGKILL)
+        await trio.sleep_forever()
+
+    with pytest.raises(HostError, match=r"SIGKILL.*memory"):
+        await unpackers.unpack(murderous(), staging, split=False)
+
+
+async def test_closing_ends_what_is_at_work(staging: Path) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield archive()[:600]
+        await unpackers.aclose()
+        await trio.sleep_forever()
+
+    unpackers = Unpackers()
+    with pytest.raises(EngineClosed):
+        await unpackers.unpack(endless(), staging, split=False)
+    with pytest.raises(EngineClosed):
+        await unpackers.unpack(endless(), staging / "tree", split=False)
+
+
+async def test_a_full_disk_is_told(unpackers: Unpackers, small_disk: Path) -> None:
+    (small_disk / "staging").mkdir()
+    with pytest.raises(HostError, match="free some space"):
+        await unpackers.unpack(pieces(archive(1 << 20, 20), 1 << 16), small_disk / "staging", split=False)
+    packed = gzip.compress(os.urandom(10 << 20), 1)
+    (small_disk / "again").mkdir()
+    with pytest.raises(HostError, match="No space"):
+        await unpackers.unpack(io.BytesIO(packed), small_disk / "again", split=False)
+
+
+async def test_a_worker_has_nothing_of_the_engines(unpackers: Unpackers, staging: Path) -> None:
+    before = children()
+    seen: dict[str, object] = {}
+    held = os.open("/etc/hostname", os.O_RDONLY)
+    os.set_inheritable(held, True)
+
+    async def curious() -> AsyncIterator[bytes]:
+        data = archive()
+        yield data[:600]
+        [worker] = children() - before
+        proc = Path(f"/proc/{worker}")
+        await _until(lambda: "tree" in str([os.readlink(fd) for fd in (proc / "fd").iterdir()]))
+        seen["environment"] = (proc / "environ").read_bytes()
+        seen["network"] = (proc / "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+        seen["files"] = [os.readlink(fd) for fd in (proc / "fd").iterdir()]
+        seen["limits"] = (proc / "limits").read_text()
+        seen["status"] = (proc / "status").read_text()
+        yield data[600:]
+
+    try:
+        await unpackers.unpack(curious(), staging, split=False)
+    finally:
+        os.close(held)
+    assert seen["environment"] == b""
+    assert seen["network"] is True
+    assert "/etc/hostname" not in str(seen["files"])
+    assert "NoNewPrivs:\t1" in str(seen["status"])
+    assert "CapEff:\t000000008820001f" in str(seen["status"])
+    assert "Max core file size        0" in str(seen["limits"])
