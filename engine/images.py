@@ -15,14 +15,13 @@ from typing import Any, BinaryIO
 import trio
 
 from lading.engine.core import Caller, Core, new_caller
-from lading.engine.nursery import open_bare_nursery
 from lading.engine.prune import Pruned, prune_images
 from lading.engine.publish import NewImage, publish
 from lading.engine.queries import ImageQueries, created_at, labels_fit
 from lading.engine.retry import first_result
 from lading.engine.untag import Removal, remove_image
 from lading.events.envelope import Actor, Proposed
-from lading.events.errors import HostError, ImageInvalid, Invalid
+from lading.events.errors import HostError, Invalid
 from lading.events.ids import Digest, chain_id, tag_stream
 from lading.events.image import ImageAdded, ImageConfig, ImageState, Tagged
 from lading.events.reference import parse_reference

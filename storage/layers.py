@@ -29,8 +29,8 @@ __all__ = ["Placed", "Placement", "StagedLayer", "blob_name", "place"]
 class StagedLayer:
     """An unpacked layer that nobody can see yet, in the directory ``tree``, and what its archive turned out to be.
 
-    ``raw``: the archive as it came, if that was compressed. ``split``: a directory with what makes it again from the
-    tree (``storage/split``), if it was not. None where that was not asked for.
+    ``raw``: the archive as it came, if that was compressed. ``split``: a directory with what makes it again from
+    the tree (``storage/split``), if it was not. None where that was not asked for.
     """
 
     tree: Path

@@ -83,7 +83,7 @@ async def test_every_kind_of_source(
                 made = await unpackers.unpack(io.BytesIO(data), staging, split=False, progress=seen.append)
             case _:
                 made = await unpackers.unpack(pieces(data), staging, split=False, progress=seen.append)
-    assert (made.directory / "d/f2").read_bytes() == b"C" * 3000
+    assert (made.tree / "d/f2").read_bytes() == b"C" * 3000
     assert (made.unpacked.size, made.unpacked.compressed_size) == (len(plain), len(data))
     assert made.unpacked.implied == (b"d",)
     assert seen

@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ async def test_an_imports_config_is_what_its_containers_get(stage: Stage) -> Non
             await made.remove()
 
 
-@pytest.mark.parametrize("how", ["between pieces", "in the thread"])
+@pytest.mark.parametrize("how", ["between pieces", "in the worker"])
 async def test_an_import_that_is_cancelled_leaves_nothing(stage: Stage, how: str) -> None:
     content = stage.tar.read_bytes()
     async with stage.engine() as engine:
@@ -264,8 +265,9 @@ async def test_an_import_that_is_cancelled_leaves_nothing(stage: Stage, how: str
                 scope.cancel()
                 if how == "between pieces":
                     await trio.sleep_forever()
-                async for piece in pieces(content[len(content) // 2 :]):
-                    yield piece
+                async with aclosing(pieces(content[len(content) // 2 :])) as rest:
+                    async for piece in rest:
+                        yield piece
 
             await engine.images.import_rootfs(source(), "never:seen")
         assert scope.cancelled_caught
