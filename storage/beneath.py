@@ -80,7 +80,7 @@ class Parents:
         return found
 
     def _find_real(self, path: bytes, fd: int) -> bytes:
-        if fd == self._root:
+        if not path or fd == self._root:  # the root may be remembered by a descriptor of its own entry
             return b""
         try:
             os.close(openat2(path, PATH_DIRECTORY, resolve=CHILD, dir_fd=self._root))
