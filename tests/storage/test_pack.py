@@ -47,10 +47,11 @@ def remove(path: Path) -> None:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path: Path) -> Iterator[Path]:
     where = tmp_path / "tree"
     where.mkdir()
-    return where
+    yield where
+    remove(where)  # some are too deep for pytest
 
 
 def everything(tree: Path) -> None:
@@ -272,7 +273,6 @@ def test_a_path_that_no_kernel_takes_is_refused_in_a_layer(tree: Path) -> None:
     with pytest.raises(ImageInvalid, match="too deep"):
         packed(tree, whiteouts=True)
     assert len(names(packed(tree))) == 18
-    remove(tree)
 
 
 # what is at work in the tree
@@ -415,7 +415,6 @@ def test_a_tree_of_any_depth_needs_few_descriptors(tree: Path) -> None:
     stream.close()  # type: ignore[attr-defined]
     assert len(os.listdir("/proc/self/fd")) == before
     assert len(names(packed(tree, whiteouts=True))) == 1500
-    remove(tree)
 
 
 @pytest.mark.slow
