@@ -47,12 +47,14 @@ __all__ = [
     "decode_error",
     "decode_unpacked",
     "encode_error",
+    "encode_unpacked",
     "main",
     "pack_message",
     "unpack_job",
 ]
 
 JOBS: dict[str, str] = {
+    "archive": "lading.storage.archivejob:archive_job",
     "unpack": "lading.storage.worker:unpack_job",
 }
 """Where each job's function is: ``(arguments, descriptors, talk) -> result``, called in the worker."""
@@ -189,6 +191,11 @@ def unpack_job(arguments: Mapping[str, Any], fds: list[int], talk: Talk) -> Mapp
     finally:
         if splitter is not None:
             splitter.close()
+    return encode_unpacked(unpacked)
+
+
+def encode_unpacked(unpacked: Unpacked) -> dict[str, Any]:
+    """``unpacked`` as a message may have it."""
     return attrs.asdict(unpacked, value_serializer=_plain)
 
 
@@ -201,7 +208,7 @@ def _plain(_owner: object, _field: object, value: Any) -> Any:
 
 
 def decode_unpacked(found: Mapping[str, Any]) -> Unpacked:
-    """What ``unpack_job`` gave."""
+    """What ``encode_unpacked`` gave."""
     borrowed = tuple(Borrowed(*each) for each in found["borrowed"])
     return Unpacked(**{**found, "implied": tuple(found["implied"]), "borrowed": borrowed})
 

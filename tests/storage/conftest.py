@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
+from archives import Archive, Read, reader
 
 from lading.storage.environment import open_log
 from lading.storage.linux import MNT_DETACH, umount2
@@ -226,6 +227,26 @@ class Builders:
     long = staticmethod(long)
     Chopped = Chopped
     snapshot = staticmethod(snapshot)
+
+
+@pytest.fixture
+def archive(tar: Any) -> Archive:
+    return Archive(tar)
+
+
+@pytest.fixture
+def base(tar: Any) -> bytes:
+    return bytes(tar.d(b"bin/") + tar.f(b"bin/sh", b"#!" * 400) + tar.lnk(b"bin/bash", b"bin/sh") + tar.END)
+
+
+@pytest.fixture
+def top(tar: Any) -> bytes:
+    return bytes(tar.f(b"etc/motd", b"hello") + tar.f(b"etc/motd", b"again") + tar.f(b"bin/.wh.sh") + tar.END)
+
+
+@pytest.fixture
+def read(place: Any) -> Read:
+    return reader(place.root)
 
 
 @pytest.fixture
