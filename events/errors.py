@@ -17,6 +17,9 @@
     |-- ImageInvalid     an image, layer or archive is wrong
     |   |-- DigestMismatch
     |   `-- BadLayer
+    |-- RegistryError    a registry, or the way to it, did not do what was asked
+    |   |-- Unauthorized         it wants other credentials, or none will do
+    |   `-- RegistryUnavailable  it can't be reached, or has a fault: later may be better
     |-- HistoryInvalid   a seal, an export or a backup is not what was made
     |   |-- SealInvalid
     |   |-- ExportInvalid
@@ -58,10 +61,13 @@ __all__ = [
     "NotFound",
     "NotInHistory",
     "Refused",
+    "RegistryError",
+    "RegistryUnavailable",
     "SealInvalid",
     "StoreBroken",
     "StoreCorrupt",
     "StoreNewer",
+    "Unauthorized",
     "WrongPhase",
 ]
 
@@ -248,6 +254,41 @@ class BadLayer(ImageInvalid):
     def __str__(self) -> str:
         at = f" at entry {self.entry[:200]!r}" if self.entry else ""
         return f"bad layer archive{at}: {self.why}"
+
+
+@_error
+class RegistryError(LadingError):
+    """``registry`` (host, with its port) did not do ``what``, for ``why``; ``hint`` says what to do next.
+
+    ``status``: the HTTP status of its answer, 0 if there was none or it isn't what is wrong. No text in it is a
+    secret, and what the registry said is bounded and printable.
+    """
+
+    registry: str
+    what: str
+    why: str
+    status: int = 0
+    hint: str = ""
+
+    def __str__(self) -> str:
+        tail = f"; {self.hint}" if self.hint else ""
+        return f"cannot {self.what} at {self.registry}: {self.why}{tail}"
+
+
+@_error
+class Unauthorized(RegistryError):
+    """The registry refuses this to the credentials that it got, or to anybody without. Log in, or check the name."""
+
+
+@_error
+class RegistryUnavailable(RegistryError):
+    """There was no answer, or one that the registry is at fault, also after trying again.
+
+    ``fact``: ``refused`` (no connection), ``unresolved`` (no such host), ``tls`` (no trust), ``timeout``, ``cut``
+    (the connection ended), ``garbled`` (no HTTP), or ``status``.
+    """
+
+    fact: str = "status"
 
 
 class HistoryInvalid(LadingError):
