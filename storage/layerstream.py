@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from lading.events.errors import BadLayer, HostError
+from lading.storage.causes import host_hint
 from lading.storage.decode import PIECE, SNIFF, find_decoder
 from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.tar import ByteSource
@@ -187,8 +188,8 @@ class LayerStream:
                 try:
                     self._tee.write(piece)
                 except OSError as error:
-                    hint = "free some space and try again"
-                    raise HostError("keep", "the layer's blob", error.errno or 0, hint) from error
+                    code = error.errno or 0
+                    raise HostError("keep", "the layer's blob", code, host_hint(code)) from error
             self._raw_hash.update(piece)
             yield piece
             piece = self._read()

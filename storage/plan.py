@@ -8,6 +8,7 @@ The result needs no more checking by whoever executes it, except what depends on
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 from typing import Final, assert_never
 
@@ -188,7 +189,14 @@ def plan(entry: Entry, limits: Limits = DEFAULT_LIMITS) -> Operation:
     ``parent`` of the result is a clean relative path, ``name`` one component. Limits on sums are not
     checked here.
     """
-    parts = _components(entry.name, entry, limits)
+    path = entry.name
+    head, _, name = path.rpartition(b"/")
+    short = len(path) <= limits.component_bytes and len(path) <= limits.path_bytes
+    if short and entry.type is EntryType.FILE and WHITEOUT not in path and name not in _NO_NAMES:
+        common = _common_parent(head, limits.path_depth)  # nearly always: the directory of the file before
+        if common is not None and b"\0" not in name:
+            return File(common, name, _metadata(entry), entry.size, entry.sparse)
+    parts = _components(path, entry, limits)
     if not parts:
         if entry.type is EntryType.DIR:
             return Directory(b"", b"", _metadata(entry))
@@ -223,6 +231,16 @@ def plan(entry: Entry, limits: Limits = DEFAULT_LIMITS) -> Operation:
             return Skip("a socket means nothing without the process that listened on it", parent, name)
         case _:
             assert_never(entry.type)
+
+
+_NO_NAMES: Final = frozenset((b"", b".", b".."))
+
+
+@functools.lru_cache(256)
+def _common_parent(path: bytes, depth: int) -> bytes | None:
+    """The clean form of a directory's short ``path``, if nothing is wrong with it."""
+    parts = [part for part in path.split(b"/") if part and part != b"."]
+    return b"/".join(parts) if b".." not in parts and len(parts) < depth and b"\0" not in path else None
 
 
 def _components(path: bytes, entry: Entry, limits: Limits) -> list[bytes]:

@@ -19,8 +19,6 @@ Where readers are known to disagree, so that one archive could mean two things, 
 from __future__ import annotations
 
 import enum
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, Protocol
 
@@ -38,6 +36,7 @@ from lading.storage.paxheader import (
     sparse_map_lines,
     sparse_regions,
 )
+from lading.storage.tarfields import is_misplaced_prefix, octal, sum_is_common, sum_matches
 
 __all__ = ["CHUNK", "MAX_HEADER", "ByteSource", "Entry", "EntryType", "Regions", "TarReader"]
 
@@ -50,10 +49,7 @@ MAX_SIZE: Final = 2**63 - 1
 MAX_MTIME_NS: Final = 2**63 - 1
 MIN_MTIME_NS: Final = -(2**31) * 10**9
 
-# name, mode, uid, gid, size, mtime, checksum, type, link name, magic, major, minor, prefix, padding
-_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12s")
 _ZERO = bytes(BLOCK)
-_NOTHING = memoryview(b"")
 
 
 class ByteSource(Protocol):
@@ -176,15 +172,15 @@ class TarReader:
                     self._bad("the archive ends after an extended header, before the entry it describes")
                 self._drain()
                 raise StopIteration
-            fields = _HEADER.unpack(block)
-            self._check_sum(block, fields[6])
-            kind = fields[7]
+            if not sum_is_common(block):
+                self._check_sum(block, block[148:156])
+            kind = block[156:157]
             if kind in b"xgLK":
                 if extensions is _NO_EXTENSIONS and kind != b"g":
                     extensions = _Extensions()
-                self._extend(extensions, kind, self._octal(fields[4], "size"))
+                self._extend(extensions, kind, self._octal(block[124:136], "size"))
                 continue
-            return self._entry(block, fields, extensions)
+            return self._entry(block, kind, extensions)
 
     def data(self) -> Iterator[memoryview]:
         """The current entry's stored bytes in pieces of at most 256 KiB.
@@ -198,8 +194,15 @@ class TarReader:
 
     def piece(self) -> memoryview:
         """The next of the current entry's stored bytes, at most 256 KiB; empty when there are no more."""
-        piece = self._some(min(self._left, CHUNK)) if self._left else _NOTHING
-        self._left -= len(piece)
+        left = self._left
+        end = self._position + left
+        if left <= CHUNK and end <= len(self._buffer):
+            piece = self._view[self._position : end]
+            self._position = end
+            self._left = 0
+            return piece
+        piece = self._some(min(left, CHUNK))
+        self._left = left - len(piece)
         return piece
 
     # bytes
@@ -260,6 +263,10 @@ class TarReader:
             piece = self.piece()
             if self._raw is not None:
                 self._raw(piece)
+        end = self._position + self._padding
+        if self._raw is None and end <= len(self._buffer):
+            self._position, self._padding = end, 0
+            return
         while self._padding:
             # A last entry without all of its padding has still all of its data.
             if self._position == len(self._buffer) and not self._fill():
@@ -284,7 +291,7 @@ class TarReader:
         raise BadLayer(why, self._name)
 
     def _check_sum(self, block: bytes, field: bytes) -> None:
-        if not _sum_matches(block, self._octal(field, "checksum")):
+        if not sum_matches(block, self._octal(field, "checksum")):
             self._bad(f"the header at byte {self.offset - BLOCK}, after this entry, has a wrong checksum")
 
     def _number(self, field: bytes, what: str) -> int:
@@ -297,18 +304,10 @@ class TarReader:
         return found
 
     def _octal(self, field: bytes, what: str) -> int:
-        """A number field: ASCII octal digits between spaces and NULs, or GNU's base-256, which may be < 0."""
-        digits = field.strip(b" \0")
-        if digits.isdigit():  # of bytes: ASCII only
-            try:
-                return int(digits, 8)
-            except ValueError:
-                self._bad(f"the {what} {field!r} is not octal")
-        if not digits:
-            return 0
-        if field[0] not in (0x80, 0xFF):
+        try:
+            return octal(field)
+        except ValueError:
             self._bad(f"the {what} {field!r} is not octal")
-        return int.from_bytes(field[1:], "big") - (1 << 8 * (len(field) - 1) if field[0] == 0xFF else 0)
 
     def _extend(self, extensions: _Extensions, kind: bytes, size: int) -> None:
         if not 0 <= size <= self._max_header:
@@ -335,23 +334,25 @@ class TarReader:
                     self._bad("two long link names for one entry")
                 extensions.longlink = name
 
-    def _entry(self, block: bytes, fields: tuple[bytes, ...], extensions: _Extensions) -> Entry:
-        name, mode, uid_, gid_, size_, mtime_, _sum, flag, link, magic, major, minor, prefix, tail = fields
-        name = name.partition(b"\0")[0]
-        link = link.partition(b"\0")[0]
-        if magic[:6] == b"ustar\0":
-            if tail[8:] == b"tar\0":
-                prefix = prefix[:131]  # star's variant of ustar, with times behind a shorter prefix
-            if prefix[0]:
+    def _entry(self, block: bytes, flag: bytes, extensions: _Extensions) -> Entry:
+        name = block[:100].partition(b"\0")[0]
+        link = block[157:257].partition(b"\0")[0] if block[157] else b""
+        if block[345]:  # a prefix, or what other formats have there
+            magic, prefix = block[257:265], block[345:500]
+            if magic[:6] == b"ustar\0":
+                if block[508:] == b"tar\0":
+                    prefix = prefix[:131]  # star's variant of ustar, with times behind a shorter prefix
+                if prefix[0]:
+                    name = prefix.partition(b"\0")[0] + b"/" + name
+            elif magic == b"ustar  \0" and is_misplaced_prefix(prefix):
                 name = prefix.partition(b"\0")[0] + b"/" + name
-        elif magic == b"ustar  \0" and prefix[0] and _is_misplaced_prefix(prefix):
-            name = prefix.partition(b"\0")[0] + b"/" + name
         self._name = name
 
-        size = self._octal(size_, "size")
-        uid = self._number(uid_, "uid")
-        gid = self._number(gid_, "gid")
-        mtime_ns = self._number(mtime_, "mtime") * 1_000_000_000
+        size = self._octal(block[124:136], "size")
+        mode = self._number(block[100:108], "mode")
+        uid = self._number(block[108:116], "uid")
+        gid = self._number(block[116:124], "gid")
+        mtime_ns = self._number(block[136:148], "mtime") * 1_000_000_000
         xattrs: dict[bytes, bytes] = {}
         pax = extensions.pax
         if pax is not None:
@@ -377,23 +378,24 @@ class TarReader:
         type_ = _TYPES.get(flag)
         if type_ is None:
             self._bad(f"entries of type {flag!r} are not supported")
-        if type_ is EntryType.FILE and name[-1:] == b"/":
+        is_file = type_ is EntryType.FILE
+        if is_file and name[-1:] == b"/":
             # Before POSIX had a type for them, a directory was a file with a slash after its name.
             if size:
                 self._bad(f"a file name that ends in a slash, with {size} bytes of data")
-            type_ = EntryType.DIR
+            type_, is_file = EntryType.DIR, False
         devmajor = devminor = 0
-        if type_ is EntryType.CHAR or type_ is EntryType.BLOCK:
-            devmajor = self._octal(major, "device major number")
-            devminor = self._octal(minor, "device minor number")
+        if flag in b"34":
+            devmajor = self._octal(block[329:337], "device major number")
+            devminor = self._octal(block[337:345], "device minor number")
 
-        stored = size if type_ is EntryType.FILE else 0
+        stored = size if is_file else 0
         length, sparse = stored, None
         self._left = stored
         if flag == b"S":
             length, sparse = self._old_gnu_sparse(block)
         elif pax is not None and pax.is_sparse:
-            if type_ is not EntryType.FILE:
+            if not is_file:
                 self._bad(f"a {type_.value} that is marked as a sparse file")
             self._name = name = pax.values.get(b"GNU.sparse.name", name)
             length, sparse = self._pax_sparse(pax)
@@ -404,10 +406,10 @@ class TarReader:
             name,
             type_,
             link,
-            self._number(mode, "mode"),
+            mode,
             uid,
             gid,
-            min(max(mtime_ns, MIN_MTIME_NS), MAX_MTIME_NS),
+            mtime_ns if 0 <= mtime_ns < MAX_MTIME_NS else min(max(mtime_ns, MIN_MTIME_NS), MAX_MTIME_NS),
             length,
             devmajor,
             devminor,
@@ -463,28 +465,3 @@ class TarReader:
             self._bad("its sparse map is cut off")
         self._left -= BLOCK
         return self._exactly(BLOCK)
-
-
-def _sum_matches(block: bytes, expected: int) -> bool:
-    # The low half of Adler-32 is 1 + the sum of the bytes modulo 65521, which is more than 512 ASCII bytes or 256
-    # of any sum to.
-    # POSIX counts the checksum field as eight spaces.
-    if block.isascii():
-        return (zlib.adler32(block) & 0xFFFF) - 1 - sum(block[148:156]) + 256 == expected
-    plain = block[:148] + b"        " + block[156:]
-    total = (zlib.adler32(plain[:256]) & 0xFFFF) + (zlib.adler32(plain[256:]) & 0xFFFF) - 2
-    if total == expected:
-        return True
-    # Some historic writers summed signed characters; POSIX tells readers to expect both.
-    return total - 256 * sum(byte > 127 for byte in plain) == expected
-
-
-def _is_misplaced_prefix(field: bytes) -> bool:
-    """Go before 1.8 wrote a ustar prefix into GNU headers, over the access and change times. Those times
-    are octal or base-256; a path is neither."""
-    times = field[:24]
-    return (
-        not times[0] & 0x80
-        and not times.replace(b" ", b"").replace(b"\0", b"").isdigit()
-        and field.rstrip(b"\0").isascii()
-    )

@@ -29,6 +29,7 @@ import attrs
 
 from lading.events.errors import BadLayer, HostError
 from lading.storage.beneath import CHILD, IN_ROOT, PATH_DIRECTORY, Parents, is_whiteout
+from lading.storage.causes import unpacking_error
 from lading.storage.linux import filesystem_type, openat2
 from lading.storage.plan import (
     Directory,
@@ -47,7 +48,7 @@ from lading.storage.plan import (
 from lading.storage.tar import Regions, TarReader
 from lading.storage.trees import Usage, measure_tree, printable, remove_tree
 
-__all__ = ["OPAQUE_XATTR", "Borrowed", "Splitter", "TreeWriter", "host_hint"]
+__all__ = ["OPAQUE_XATTR", "Borrowed", "Splitter", "TreeWriter"]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -62,26 +63,6 @@ _IMPLIED: Final = Metadata(0o755, 0, 0, 0)
 _STEADY: Final = (0x01021994, 0xEF53)
 
 _REPLACED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-
-_HINTS: Final = {
-    errno.ENOSPC: "the disk or its inodes are used up; free some space and try again",
-    errno.EDQUOT: "the disk quota is used up; raise it or free some space and try again",
-    errno.EFBIG: "the file is larger than this file system can hold",
-    errno.EPERM: "unpacking layers needs root with CAP_MKNOD, CAP_CHOWN and CAP_SYS_ADMIN",
-    errno.EACCES: "unpacking layers needs root with CAP_DAC_OVERRIDE",
-    errno.EOPNOTSUPP: "the file system has no extended attributes; put the data root on ext4, XFS or btrfs",
-    errno.EROFS: "the data root is on a read-only file system",
-    errno.ENOSYS: "Linux 5.6 or later is needed",
-    errno.EMFILE: "raise the limit on open files",
-    errno.EIO: "the disk is failing; see the kernel's log",
-}
-_ARCHIVE_ERRNOS: Final = {
-    errno.ENAMETOOLONG: "its name or path is too long for the file system",
-    errno.ELOOP: "its path leads through a loop of symlinks",
-    errno.ENOTDIR: "its path leads through something that is not a directory",
-    errno.EXDEV: "its path leads to another file system",
-    errno.EILSEQ: "its name can't be stored by the file system",
-}
 
 
 @attrs.frozen
@@ -248,10 +229,13 @@ class TreeWriter:
                 _write_sparse(fd, operation.sparse, reader)
                 os.ftruncate(fd, size)
             elif size:
-                while piece := reader.piece():
+                left = size
+                while left:
+                    piece = reader.piece()
                     written = os.write(fd, piece)
                     while written < len(piece):
                         written += os.write(fd, piece[written:])
+                    left -= written
             found = self._correct(fd, metadata, stat.S_IFREG)
             self._inodes += 1
             self._blocks += found.st_blocks
@@ -466,18 +450,10 @@ class TreeWriter:
         self.borrowed.append(Borrowed(real, path.lstrip(b"/")))
 
     def _failed(self, error: OSError) -> NoReturn:
-        code = error.errno or 0
-        if code in _ARCHIVE_ERRNOS:
-            raise BadLayer(_ARCHIVE_ERRNOS[code], self._entry) from error
-        raise HostError("unpack", printable(self._entry), code, host_hint(code)) from error
+        raise unpacking_error(error, self._entry) from error
 
 
 _NODE_MODES: Final = {NodeKind.CHAR: stat.S_IFCHR, NodeKind.BLOCK: stat.S_IFBLK, NodeKind.FIFO: stat.S_IFIFO}
-
-
-def host_hint(code: int) -> str:
-    """What to do about the machine's error ``code`` while unpacking; empty where nothing is known."""
-    return _HINTS.get(code, "")
 
 
 def _write_sparse(fd: int, regions: Regions, reader: TarReader) -> None:
