@@ -10,9 +10,11 @@ import attrs
 import trio
 
 from lading.engine.content import ContentGate
+from lading.engine.downloads import Downloads
 from lading.engine.journal import Journal
 from lading.engine.link import Link
 from lading.engine.oci import Host
+from lading.engine.registry import CredentialStore, Registry, RegistrySettings, load_settings
 from lading.engine.runtime import Runtime, find_runtime
 from lading.engine.trash import Trash
 from lading.engine.unpacking import Unpackers
@@ -22,6 +24,7 @@ from lading.events.errors import EngineClosed, NotFound
 from lading.events.ids import CommandId
 from lading.events.views import CONTAINERS
 from lading.storage.log import Log
+from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.store import Paths
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Caller", "Core", "new_caller", "new_command_id"]
 
 T = TypeVar("T")
+
+_TRANSFERS = 3
+"""Layers that are fetched at once, of all pulls, as Docker does."""
 
 
 @attrs.frozen
@@ -73,9 +79,18 @@ class Core:
     retries: dict[CommandId, trio.Lock] = attrs.field(factory=dict)
     compacting: trio.Lock = attrs.field(factory=trio.Lock)
     content: ContentGate = attrs.field(factory=ContentGate)
+    limits: Limits = DEFAULT_LIMITS
+    transfers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_TRANSFERS))
+    registries: RegistrySettings | None = None
+    downloads: Downloads = attrs.field(init=False)
     _runtime: Runtime | None = None
     _probing: trio.Lock = attrs.field(factory=trio.Lock)
+    _registry: Registry | None = None
+    _registry_lock: trio.Lock = attrs.field(factory=trio.Lock)
     _removals: dict[str, trio.Event] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.downloads = Downloads(self.paths, self.trash, self.nursery)
 
     async def runtime(self) -> Runtime:
         """The runtime that works here; looked for once, in a thread. ``HostError`` if there is none."""
@@ -86,6 +101,25 @@ class Core:
                         find_runtime, self.paths, self.host, self.wanted_runtime
                     )
         return self._runtime
+
+    async def registry(self) -> Registry:
+        """The registry client, opened at its first use: what it needs takes a while to import.
+
+        Raises ``Invalid`` for settings that can't be used.
+        """
+        async with self._registry_lock:
+            self.check_open()
+            if self._registry is None:
+                settings = self.registries or await trio.to_thread.run_sync(load_settings)
+                registry = Registry(settings, credentials=CredentialStore().get)
+                self._registry = await registry.__aenter__()
+        return self._registry
+
+    async def close_registry(self) -> None:
+        """Close the client's connections, if there are any."""
+        async with self._registry_lock:
+            if self._registry is not None:
+                await self._registry.__aexit__(None, None, None)
 
     def state(self, container: str) -> ContainerState:
         """The container's state now, or ``NotFound``."""

@@ -21,6 +21,7 @@ from lading.engine.nursery import open_service_nursery
 from lading.engine.oci import Host
 from lading.engine.queries import PastEngine, past_engine, resolve_moment
 from lading.engine.recovery import recover_store
+from lading.engine.registry import RegistrySettings
 from lading.engine.release import release
 from lading.engine.retention import clear_compacted, compact
 from lading.engine.runtime import cgroup_of
@@ -34,6 +35,7 @@ from lading.events.store import ENGINE_STREAM, StoreCreated
 from lading.events.views import CONTAINERS
 from lading.storage.cgroups import remove_cgroup
 from lading.storage.environment import FORMAT
+from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.rundir import mount_run, unmount_run
 from lading.storage.store import Store, open_store, seal_identity
 
@@ -93,6 +95,8 @@ async def open_engine(
     on_exit: Literal["leave", "stop"] = "leave",
     runtime: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    registries: RegistrySettings | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Engine]:
     """Own the store at ``root`` (made if it isn't there) and run its containers.
 
@@ -101,7 +105,8 @@ async def open_engine(
     containers go on (``on_exit="leave"``) or are stopped (``"stop"``; then they stop even if this process is
     killed). ``runtime``: crun or runc, where not the first that works is wanted. ``progress`` is called with
     the position reached and the last one while the views are made again, once for each release that makes them
-    otherwise.
+    otherwise. ``registries``: how registries are spoken to; by default as ``/etc/lading/registries.toml`` says.
+    ``limits``: how much one layer may ask for.
 
     Raises ``InUse`` when another process owns the store, ``StoreNewer``, ``StoreCorrupt``, and ``HostError`` with
     a hint when the host can't do it. A supervisor that can't write the log ends the block with ``StoreBroken``.
@@ -123,7 +128,7 @@ async def open_engine(
             ):
                 trash = Trash(store.paths)
                 core = Core(store.paths, store.log, journal, link, trash, Host.probe(), nursery, unpackers)
-                core.wanted_runtime = runtime
+                core.wanted_runtime, core.registries, core.limits = runtime, registries, limits
                 engine = Engine(core, store)
                 nursery.start_soon(trash.run)
                 if store.log.first > 1:
@@ -168,6 +173,7 @@ async def _close(engine: Engine, on_exit: str) -> None:
                 if supervisor.auto_remove:
                     await core.wait_removed(container)
     core.closing = True
+    await core.close_registry()
 
 
 async def _stop(engine: Engine, container: str) -> None:

@@ -111,18 +111,18 @@ async def finish_removals(core: Core, caller: Caller) -> None:
 
 
 async def _discard(core: Core, caller: Caller, chains: Sequence[ChainId], reached: Reach) -> None:
-    await trio.to_thread.run_sync(_to_trash, core.paths, chains, reached.blobs)
+    known = frozenset(chain for chain, _ in core.log.scan(LAYERS))
+    await trio.to_thread.run_sync(_to_trash, core.paths, known, reached.blobs)
     if chains:
         outcomes = [Proposed(layer_stream(chain), LayerRemoved(chain)) for chain in chains]
         await core.journal.append(outcomes, actor=caller.actor, command=caller.command)
     core.trash.filled()
 
 
-def _to_trash(paths: Paths, chains: Sequence[str], blobs: frozenset[str]) -> None:
-    for chain in chains:
-        paths.discard(paths.layer(chain))
-        paths.discard(paths.split(chain))
-    kept = {digest.removeprefix("sha256:") for digest in blobs}
-    for name in os.listdir(paths.blobs):
-        if name not in kept:
-            paths.discard(paths.blobs / name)
+def _to_trash(paths: Paths, layers: frozenset[str], blobs: frozenset[str]) -> None:
+    """All but ``layers`` and ``blobs``: also what was put in place for an append that then failed."""
+    for directory, kept in ((paths.layers, layers), (paths.splits, layers), (paths.blobs, blobs)):
+        names = {digest.removeprefix("sha256:") for digest in kept}
+        for name in os.listdir(directory):
+            if name not in names:
+                paths.discard(directory / name)

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import os
-import platform
 import secrets
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 import trio
 
 from lading.engine.core import Caller, Core, new_caller
+from lading.engine.loading import Loaded, load_images
+from lading.engine.platform import host_platform
+from lading.engine.progress import Tell, untold
 from lading.engine.prune import Pruned, prune_images
 from lading.engine.publish import NewImage, publish
+from lading.engine.pulls import pull_image
+from lading.engine.pushes import PushResult, push_image
 from lading.engine.queries import ImageQueries, created_at, labels_fit
+from lading.engine.registry import Credentials
 from lading.engine.retry import first_result
+from lading.engine.saving import save_images
+from lading.engine.unpacking import Source
 from lading.engine.untag import Removal, remove_image
 from lading.events.envelope import Actor, Proposed
 from lading.events.errors import HostError, Invalid
 from lading.events.ids import Digest, chain_id, tag_stream
 from lading.events.image import ImageAdded, ImageConfig, ImageState, Tagged
+from lading.events.imageconfig import parse_config
+from lading.events.platforms import parse_platform
 from lading.events.reference import parse_reference
 from lading.events.views import TAGS
 from lading.storage.layers import StagedLayer
 
 __all__ = ["Images"]
-
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class Images:
@@ -110,11 +118,96 @@ class Images:
         caller = caller or new_caller(actor=actor)
         return await prune_images(self._core, caller, all=all, dry_run=dry_run, wanted=wanted)
 
+    async def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        auth: Credentials | None = None,
+        progress: Tell = untold,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> ImageState:
+        """Have the image ``reference`` (``name[:tag]``, ``name@digest``) as its registry has it now.
+
+        ``platform``: ``os/architecture[/variant]``; by default this machine's, and an image for another where its
+        registry has no choice. ``auth``: by default what ``~/.docker/config.json`` has for that registry;
+        ``Credentials()`` for none. Layers that are here are not fetched; one that several pulls need is fetched
+        once. Raises ``RegistryError`` (``Unauthorized``, ``RegistryUnavailable``), ``NotFound``, ``Invalid``,
+        ``ImageInvalid`` (``DigestMismatch``) and ``HostError``. After an error, a cancel or a crash nothing is
+        left but the failure in the history.
+        """
+        self._core.check_open()
+        caller = caller or new_caller(actor=actor)
+        wanted = None if platform is None else parse_platform(platform, architecture=host_platform().architecture)
+        image = await pull_image(self._core, parse_reference(reference), auth, wanted, progress, caller)
+        return self._queries.resolve(image)
+
+    async def push(
+        self,
+        reference: str,
+        *,
+        auth: Credentials | None = None,
+        progress: Tell = untold,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> PushResult:
+        """Send the image called ``reference`` to the registry of that name. ``auth``: as for ``pull``.
+
+        What the registry has is not sent, what another of its repositories has is mounted. An image that was
+        pulled or loaded compressed keeps its manifest's digest. Raises ``RegistryError``, ``NotFound``,
+        ``Invalid`` and ``HostError``. A cancel or a crash leaves at most blobs that no manifest names, in the
+        registry.
+        """
+        self._core.check_open()
+        caller = caller or new_caller(actor=actor)
+        return await push_image(self._core, parse_reference(reference), auth, progress, caller)
+
+    def save(
+        self,
+        references: str | Sequence[str],
+        *,
+        form: Literal["docker", "oci"] = "docker",
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> AbstractAsyncContextManager[AsyncGenerator[bytes, None]]:
+        """An archive of images, to be read in ``async with``; made while it is read, in bounded memory.
+
+        ``docker``: what ``docker save`` of Docker 25 and later writes, with a ``manifest.json`` and as an OCI
+        layout at once, its layers plain; any Docker, podman and skopeo read it. ``oci``: an OCI layout with the
+        blobs as they came. Layers that images share are in it once. The same images give the same bytes. Entering
+        raises ``NotFound``, ``Ambiguous``, ``Invalid``; reading raises ``HostError``, ``DigestMismatch`` and
+        ``StoreCorrupt``.
+        """
+        self._core.check_open()
+        names = [references] if isinstance(references, str) else list(references)
+        return save_images(self._core, names, form, caller or new_caller(actor=actor))
+
+    async def load(
+        self,
+        source: str | os.PathLike[str] | Source,
+        *,
+        progress: Tell = untold,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> builtins.list[Loaded]:
+        """Add every image of an archive that ``docker save``, podman or skopeo wrote (or an OCI layout in a tar).
+
+        ``source``: a path, an open file, a descriptor, or an async iterable of its bytes; plain, gzip or zstd.
+        Read once, as a stream, in bounded memory. All of its images are added or none. Raises ``ImageInvalid`` for
+        an archive that is corrupt, hostile or inconsistent, ``HostError`` when the machine refuses, and what
+        ``source`` raises. A cancel or a crash leaves nothing.
+        """
+        self._core.check_open()
+        caller = caller or new_caller(actor=actor)
+        with opened(source) as archive:
+            return await load_images(self._core, archive, progress, caller)
+
     # -- import ---------------------------------------------------------------------------------------------
 
     async def import_rootfs(
         self,
-        source: str | os.PathLike[str] | BinaryIO | AsyncIterable[bytes],
+        source: str | os.PathLike[str] | Source,
         reference: str | None = None,
         *,
         config: ImageConfig | None = None,
@@ -139,26 +232,14 @@ class Images:
             return self._queries.resolve(first.event.image)
         try:
             staging.mkdir(mode=0o700)
-            staged = await self._stage(source, staging)
+            with opened(source) as archive:
+                staged = await self._core.unpackers.unpack(archive, staging, limits=self._core.limits)
             with trio.CancelScope(shield=True):
                 state = await self._publish(staged, name, config or ImageConfig(), comment, caller)
         finally:
             self._core.paths.discard(staging)
             self._core.trash.filled()
         return state
-
-    async def _stage(
-        self, source: str | os.PathLike[str] | BinaryIO | AsyncIterable[bytes], staging: Path
-    ) -> StagedLayer:
-        unpackers = self._core.unpackers
-        if not isinstance(source, str | os.PathLike):
-            return await unpackers.unpack(source, staging)
-        try:
-            file = open(source, "rb")  # noqa: SIM115  # closed below
-        except OSError as error:
-            raise HostError("read the archive", os.fspath(source), error.errno or 0) from error
-        with file:
-            return await unpackers.unpack(file, staging)
 
     async def _publish(
         self, staged: StagedLayer, name: str | None, config: ImageConfig, comment: str, caller: Caller
@@ -167,15 +248,11 @@ class Images:
         core = self._core
         diff = Digest(staged.unpacked.diff_id)
         created = datetime.fromtimestamp(core.journal.clock() / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        architecture = _MACHINES.get(platform.machine(), platform.machine())
+        architecture = host_platform().architecture
+        document = _config_document(config, diff, created, architecture, comment)
         new = NewImage(
-            _config_document(config, diff, created, architecture, comment),
-            (diff,),
-            config,
-            created,
-            architecture,
-            "linux",
-            comment,
+            document,
+            parse_config(document),
             "import",
             {chain_id(None, diff): staged},
             names=() if name is None else (name,),
@@ -183,6 +260,20 @@ class Images:
         records = await publish(core, [new], caller)
         [image] = [record.event.image for record in records if isinstance(record.event, ImageAdded)]
         return self._queries.resolve(image)
+
+
+@contextlib.contextmanager
+def opened(source: str | os.PathLike[str] | Source) -> Iterator[Source]:
+    """``source``; opened here, and closed at the end, if it is a path. Raises ``HostError``."""
+    if not isinstance(source, str | os.PathLike):
+        yield source
+        return
+    try:
+        file = open(source, "rb", buffering=0)  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise HostError("read the archive", os.fspath(source), error.errno or 0) from error
+    with file:
+        yield file
 
 
 def _tag_name(reference: str) -> str:
@@ -209,6 +300,7 @@ def _config_document(config: ImageConfig, diff: Digest, created: str, architectu
         "created": created,
         "architecture": architecture,
         "os": "linux",
+        "comment": comment,
         "config": {key: value for key, value in inner.items() if value},
         "rootfs": {"type": "layers", "diff_ids": [diff]},
         "history": [{"created": created, "comment": comment}],

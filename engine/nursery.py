@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
 
-__all__ = ["open_bare_nursery", "open_service_nursery"]
+__all__ = ["open_bare_nursery", "open_service_nursery", "together"]
+
+
+async def together(*functions: Callable[[], Awaitable[None]]) -> None:
+    """Run ``functions`` at once, to the end of all of them.
+
+    The first error ends the others, and comes out alone, as it was raised: what the others had to say by then is
+    mostly the same.
+    """
+    failure: Exception | None = None
+
+    async def run(function: Callable[[], Awaitable[None]]) -> None:
+        nonlocal failure
+        try:
+            await function()
+        except Exception as error:
+            failure = failure or error
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for function in functions:
+            nursery.start_soon(run, function)
+    if failure is not None:
+        raise failure
 
 
 @asynccontextmanager

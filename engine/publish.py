@@ -20,7 +20,8 @@ from lading.events.ids import (
     layer_stream,
     tag_stream,
 )
-from lading.events.image import ImageAdded, ImageConfig, LayerAdded, LayerArchived, ManifestAdded, Tagged
+from lading.events.image import ImageAdded, LayerAdded, LayerArchived, ManifestAdded, Tagged
+from lading.events.imageconfig import ParsedConfig
 from lading.events.views import IMAGES, LAYERS, MANIFESTS, TAGS
 from lading.storage.layers import Placed, Placement, StagedLayer, blob_name, place
 
@@ -31,19 +32,14 @@ __all__ = ["NewImage", "chain_ids", "digest_of", "publish"]
 class NewImage:
     """An image that is about to be added.
 
-    ``document``: its config, whose digest is its id; the fields up to ``comment`` are what it says. ``staged``:
-    the layers that may not be in the store yet, by chain id, and ``media_types`` those of their archives.
-    ``manifests``: content and media type of each manifest or index that is to be kept with it. ``names``: full
-    names, with a tag or a digest. ``origin``: how it came.
+    ``document``: its config, whose digest is its id, and what that says, ``parsed``. ``origin``: how it came.
+    ``staged``: the layers that may not be in the store yet, by chain id, and ``media_types`` those of their
+    archives. ``manifests``: content and media type of each manifest or index that is to be kept with it.
+    ``names``: full names, with a tag or a digest.
     """
 
     document: bytes
-    diff_ids: tuple[Digest, ...]
-    config: ImageConfig
-    created: str
-    architecture: str
-    os: str
-    comment: str
+    parsed: ParsedConfig
     origin: str
     staged: Mapping[ChainId, StagedLayer]
     media_types: Mapping[ChainId, str] = attrs.field(factory=dict)
@@ -54,6 +50,11 @@ class NewImage:
     def image(self) -> ImageId:
         """Its id."""
         return ImageId(digest_of(self.document))
+
+    @property
+    def chains(self) -> tuple[ChainId, ...]:
+        """The chain ids of its layers, the lowest first."""
+        return chain_ids(self.parsed.diff_ids)
 
 
 def digest_of(content: bytes) -> Digest:
@@ -79,7 +80,7 @@ async def publish(
     which the next opening deletes, or all of it.
     """
     for image in images:
-        if len(set(image.staged) - set(chain_ids(image.diff_ids))):
+        if len(set(image.staged) - set(image.chains)):
             raise ImageInvalid(f"image {image.image} has layers that its config doesn't name")
     with trio.CancelScope(shield=True):
         async with core.content.using():
@@ -107,11 +108,11 @@ async def _publish(
 async def _place(core: Core, images: Sequence[NewImage], placed: dict[str, Placed]) -> None:
     """Put in place what isn't there yet."""
     placements: dict[ChainId, Placement] = {}
-    blobs: dict[str, bytes] = {}
+    blobs: dict[Digest, bytes] = {}
     for image in images:
-        blobs[image.image] = image.document
+        blobs[digest_of(image.document)] = image.document
         blobs |= {digest_of(content): content for content, _ in image.manifests}
-        chains = chain_ids(image.diff_ids)
+        chains = image.chains
         for index, chain in enumerate(chains):
             if chain in placed or chain in placements or core.log.get(LAYERS, chain) is not None:
                 continue
@@ -125,8 +126,8 @@ def _events(core: Core, image: NewImage, placed: Mapping[str, Placed]) -> list[P
     """The events that add ``image`` to what is there now."""
     log = core.log
     events: list[Proposed] = []
-    chains = chain_ids(image.diff_ids)
-    for index, (chain, diff) in enumerate(zip(chains, image.diff_ids, strict=True)):
+    chains = image.chains
+    for index, (chain, diff) in enumerate(zip(chains, image.parsed.diff_ids, strict=True)):
         if log.get(LAYERS, chain) is not None:
             continue
         if chain not in placed:
@@ -136,13 +137,13 @@ def _events(core: Core, image: NewImage, placed: Mapping[str, Placed]) -> list[P
         added = ImageAdded(
             image.image,
             chains,
-            image.diff_ids,
-            image.config,
-            image.created,
-            image.architecture,
-            image.os,
+            image.parsed.diff_ids,
+            image.parsed.config,
+            image.parsed.created,
+            image.parsed.architecture,
+            image.parsed.os,
             image.origin,
-            image.comment,
+            image.parsed.comment,
         )
         stream = image_stream(image.image)
         events.append(Proposed(stream, added, log.version(stream)))

@@ -26,7 +26,7 @@ from lading.events.recovery import recover
 from lading.events.signals import signal_number
 from lading.events.spec import ProcessId
 from lading.events.transfer import LeaseReleased, PullFailed, lease_stream, pull_stream
-from lading.events.views import CONTAINERS, LAYERS, LEASES, PULLS
+from lading.events.views import CONTAINERS, LEASES, PULLS
 from lading.storage.overlay import mounts_below, unmount
 from lading.storage.procfs import boot_id, is_alive
 from lading.storage.store import Paths
@@ -145,10 +145,6 @@ async def _sweep(core: Core, known: set[str]) -> None:
             paths.discard(directory)
     for directory in paths.staging.iterdir():
         paths.discard(directory)
-    layers = {paths.layer(chain).name for chain, _ in core.log.scan(LAYERS)}
-    for directory in (*paths.layers.iterdir(), *paths.splits.iterdir()):
-        if directory.name not in layers:
-            paths.discard(directory)
 
 
 async def _end_transfers(core: Core, caller: Caller) -> None:

@@ -22,6 +22,7 @@ import attrs
 from lading.events.errors import BadLayer, HostError, ImageInvalid
 from lading.events.ids import Digest
 from lading.events.member import LayerFacts, clean_member
+from lading.storage.causes import host_hint
 from lading.storage.decode import PIECE
 from lading.storage.layerstream import LayerStream
 from lading.storage.plan import DEFAULT_LIMITS, Limits
@@ -29,7 +30,6 @@ from lading.storage.split import SplitWriter
 from lading.storage.tar import CHUNK, ByteSource, Entry, EntryType, TarReader
 from lading.storage.tarheader import is_header
 from lading.storage.trees import printable, remove_tree
-from lading.storage.treewriter import host_hint
 from lading.storage.unpack import Unpacked, unpack
 
 __all__ = ["ArchiveContents", "ArchiveLimits", "ArchivedLayer", "read_archive"]

@@ -7,15 +7,16 @@ how other engines lose layers). One sync serves all that is put in place togethe
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from lading.events.errors import HostError
+from lading.events.ids import Digest
 from lading.events.image import ArchiveForm
 from lading.storage.linux import sync_directory, syncfs
 from lading.storage.store import Paths
@@ -59,7 +60,7 @@ class Placed:
 
 
 def place(
-    paths: Paths, placements: Sequence[Placement], blobs: Mapping[str, bytes] | None = None
+    paths: Paths, placements: Sequence[Placement], blobs: Mapping[Digest, bytes] | None = None
 ) -> dict[str, Placed]:
     """Put staged layers (the lowest first) and ``blobs`` (digest to content) in place, durably.
 
@@ -70,7 +71,7 @@ def place(
     try:
         for digest, content in (blobs or {}).items():
             if not (where := blob_name(paths, digest)).exists():
-                new = paths.staging / f"blob-{where.name}"
+                new = paths.staging / secrets.token_hex(8)
                 new.write_bytes(content)
                 new.rename(where)
         for each in placements:
@@ -114,12 +115,13 @@ def _placed(paths: Paths, placement: Placement) -> Placed:
 
 
 def _rename(source: Path, target: Path) -> None:
-    """``source`` as ``target``, unless that is there: made by somebody else, of the same content."""
+    """``source`` as ``target``, unless that is there: put there by somebody else, from here or of the same
+    content.
+    """
     try:
-        with contextlib.suppress(FileExistsError):
-            source.rename(target)
+        source.rename(target)
     except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT) or not target.exists():
             raise
 
 

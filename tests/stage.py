@@ -265,3 +265,8 @@ async def output(container: lading.Container, **options: Any) -> bytes:
     """Everything that ``container`` printed."""
     with trio.fail_after(20), container.logs(**options) as reader:
         return b"".join([piece.data async for piece in reader])
+
+
+async def output_of(engine: lading.Engine, image: str, *command: str) -> bytes:
+    """What ``command`` prints in a new container of ``image``."""
+    return (await engine.containers.run(image, command)).stdout

@@ -13,10 +13,10 @@ from lading.engine.api.changes import apply_changes
 from lading.engine.api.past import seen_by
 from lading.engine.api.request import Filters, caller_of, check_reference, filters_of
 from lading.engine.api.shapes import familiar, image_inspect, image_summary
-from lading.engine.api.system import architecture
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
+from lading.engine.platform import host_platform
 from lading.engine.queries import labels_fit
 from lading.events.image import ImageState
 from lading.events.reference import parse_reference
@@ -88,10 +88,8 @@ def _reference(repository: str, tag: str) -> str | None:
 
 def _check_platform(platform: str) -> None:
     system, _, machine = platform.lower().partition("/")
-    if platform and (system != "linux" or machine not in ("", architecture())):
-        raise HttpError(
-            501, f"platform {platform[:80]!r} is not supported: imports are for linux/{architecture()}"
-        )
+    if platform and (system != "linux" or machine not in ("", host_platform().architecture)):
+        raise HttpError(501, f"platform {platform[:80]!r} is not supported: imports are for {host_platform()}")
 
 
 def _listed_for(image: ImageState, filters: Filters) -> Sequence[str] | None:

@@ -17,6 +17,7 @@ from lading.engine.api.request import API_MAXIMUM, API_MINIMUM
 from lading.engine.engine import Engine
 from lading.engine.http.message import Reply, Request, Response
 from lading.engine.http.router import Router
+from lading.engine.platform import host_platform
 from lading.engine.release import release
 from lading.engine.runtime import Runtime
 from lading.events.container import status
@@ -25,10 +26,8 @@ from lading.storage.cgroups import cgroup_mode
 
 __all__ = [
     "add_system_routes",
-    "architecture",
 ]
 
-_MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _SAFE: Final = {"crun": ((1, 28),), "runc": ((1, 3, 6), (1, 4, 3), (1, 5, 0))}
 """The first releases, one for each branch, in which an image's /dev can't make the runtime write on the host
 (CVE-2026-47766, CVE-2026-41579)."""
@@ -60,7 +59,7 @@ class _System:
             "ApiVersion": newest,
             "MinAPIVersion": oldest,
             "Os": "linux",
-            "Arch": architecture(),
+            "Arch": host_platform().architecture,
             "KernelVersion": kernel,
             "GoVersion": f"none (Python {platform.python_version()})",
             "GitCommit": "",
@@ -183,12 +182,6 @@ def _is_safe(runtime: Runtime) -> bool:
 def _commit(runtime: Runtime | None) -> dict[str, Any]:
     shown = f"{runtime.name} {runtime.version}" if runtime else ""
     return {"ID": shown, "Expected": shown}
-
-
-def architecture() -> str:
-    """This machine's architecture by its name in images: ``amd64``, ``arm64``."""
-    machine = os.uname().machine
-    return _MACHINES.get(machine, machine)
 
 
 def _operating_system() -> str:

@@ -75,8 +75,9 @@ class Registry:
 
     ``credentials``: asked for a host's credentials (as `CredentialStore.get`), where a call is given none.
     ``random``: floats in [0, 1), for the jitter of delays. Mirrors are asked before the registry itself, for
-    reading, with their own credentials. Every method may raise ``NotFound``, ``Unauthorized``, ``RegistryUnavailable`` or
-    ``RegistryError``; a cancel leaves nothing but an unfinished upload at the registry, which purges those.
+    reading, with their own credentials. Every method may raise ``NotFound``, ``Unauthorized``,
+    ``RegistryUnavailable`` or ``RegistryError``; a cancel leaves nothing but an unfinished upload at the registry,
+    which purges those.
     """
 
     def __init__(
@@ -251,7 +252,9 @@ class Registry:
 
     async def _session(self, reference: Reference, actions: str, auth: Credentials | None) -> Session:
         endpoint = self.settings.endpoint(reference.domain)
-        return await self._made(endpoint, reference, actions, auth or await self._credentials(reference.domain))
+        return await self._made(
+            endpoint, reference, actions, auth if auth is not None else await self._credentials(reference.domain)
+        )
 
     async def _made(
         self, endpoint: Endpoint, reference: Reference, actions: str, credentials: Credentials | None

@@ -58,8 +58,8 @@ class Backoff:
 class Session:
     """``endpoint`` as the holder of ``credentials`` uses it for ``repository``.
 
-    ``repository``: a path as in a reference; empty for none. ``actions``: ``pull`` or ``pull,push``. ``name``: what
-    the repository is called in errors.
+    ``repository``: a path as in a reference; empty for none. ``actions``: ``pull`` or ``pull,push``. ``name``:
+    what the repository is called in errors.
     """
 
     def __init__(

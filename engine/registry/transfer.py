@@ -42,9 +42,9 @@ class Blob:
     """The bytes of ``descriptor`` from ``offset`` on: an async iterator of parts, to be used in ``async with``.
 
     ``sessions``: gives the places where it can be had, in the order to ask. A connection that is cut, stalls for
-    the settings' time or answers with a fault of the registry is replaced by another, which goes on where the first
-    one ended; after several without progress, the next place's turn comes, and in the end its error is raised:
-    ``NotFound``, ``Unauthorized``, ``RegistryUnavailable``. More or fewer bytes than the descriptor has:
+    the settings' time or answers with a fault of the registry is replaced by another, which goes on where the
+    first one ended; after several without progress, the next place's turn comes, and in the end its error is
+    raised: ``NotFound``, ``Unauthorized``, ``RegistryUnavailable``. More or fewer bytes than the descriptor has:
     ``ImageInvalid``. The digest of the whole is compared after the last part: ``DigestMismatch``. So nothing that
     was given out is to be believed until the iteration has ended.
 

@@ -1,9 +1,9 @@
 """Pushing: blobs first, then the manifest that names them (distribution-spec v1.1, "Push").
 
 A blob whose digest is known goes in two requests (``POST``, ``PUT`` with the bytes); one whose digest is known
-only at its end in three (``POST``, ``PATCH`` with the bytes, ``PUT``). A cut upload is begun anew if its source can
-be read again. What a failed one leaves at the registry is deleted there if it still answers; after a cancel, the
-registry's own purging does that.
+only at its end in three (``POST``, ``PATCH`` with the bytes, ``PUT``). A cut upload is begun anew if its source
+can be read again. What a failed one leaves at the registry is deleted there if it still answers; after a cancel,
+the registry's own purging does that.
 """
 
 from __future__ import annotations
