@@ -31,6 +31,7 @@ from lading.events.errors import BadLayer, HostError
 from lading.storage.beneath import CHILD, IN_ROOT, PATH_DIRECTORY, Parents, is_whiteout
 from lading.storage.causes import unpacking_error
 from lading.storage.linux import filesystem_type, openat2
+from lading.storage.merged import OPAQUE_XATTR
 from lading.storage.plan import (
     Directory,
     File,
@@ -48,12 +49,10 @@ from lading.storage.plan import (
 from lading.storage.tar import Regions, TarReader
 from lading.storage.trees import Usage, measure_tree, printable, remove_tree
 
-__all__ = ["OPAQUE_XATTR", "Borrowed", "Splitter", "TreeWriter"]
+__all__ = ["Borrowed", "Splitter", "TreeWriter"]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-OPAQUE_XATTR: Final = "trusted.overlay.opaque"
 
 # An implied directory has no entry, hence no time of its own; a fixed one makes equal layers equal trees.
 _IMPLIED: Final = Metadata(0o755, 0, 0, 0)
