@@ -152,7 +152,7 @@ class _Archive:
         config = self._document(member, "the config", where)
         digest = _digest(config)
         stem = member.rpartition("/")[2].removesuffix(".json")
-        if len(stem) == 64 and _HEX.issuperset(stem) and digest != f"sha256:{stem}":
+        if _is_hex(stem) and digest != f"sha256:{stem}":
             raise DigestMismatch(f"the config {member}", f"sha256:{stem}", digest)
         self._check(config, layers)
         manifest = manifests.get(digest)
@@ -298,8 +298,13 @@ class _Archive:
             if facts.diff_id != diff_id:
                 raise DigestMismatch(f"the layer {member}", diff_id, facts.diff_id)
             head, _, name = member.rpartition("/")
-            if head == "blobs/sha256" and facts.digest != f"sha256:{name}":
+            if head == "blobs/sha256" and _is_hex(name) and facts.digest != f"sha256:{name}":
                 raise DigestMismatch(f"the layer {member}", f"sha256:{name}", facts.digest)
+
+
+def _is_hex(name: str) -> bool:
+    """Whether a member of this name has to be what the name says."""
+    return len(name) == 64 and _HEX.issuperset(name)
 
 
 def _blob(digest: Digest) -> str:
