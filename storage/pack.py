@@ -27,7 +27,7 @@ from lading.events.errors import HostError, ImageInvalid
 from lading.storage.beneath import CHILD, is_whiteout
 from lading.storage.linux import openat2
 from lading.storage.pieces import gathered
-from lading.storage.plan import KEPT_XATTRS, OPAQUE, WHITEOUT
+from lading.storage.plan import DEFAULT_LIMITS, KEPT_XATTRS, OPAQUE, WHITEOUT
 from lading.storage.tarheader import END, header, padding
 from lading.storage.trees import printable
 
@@ -38,7 +38,6 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _READ: Final = 1024 * 1024
 _ZEROS: Final = bytes(_READ)
-_PATH_MAX: Final = 4095
 _FLAGS: Final = {stat.S_IFIFO: b"6", stat.S_IFCHR: b"3", stat.S_IFBLK: b"4"}
 
 Note = Callable[[bytes, str], None]
@@ -51,8 +50,9 @@ def pack(
 
     With ``whiteouts`` the tree is an overlay's upper directory and the tar is a layer: a character device 0:0 is
     ``.wh.<name>`` and an opaque directory has ``.wh..wh..opq``, both before what stands beside them; ``opaque``
-    says that about the root. Names that begin with ``.wh.`` have no place in a layer: :class:`ImageInvalid`.
-    Without, devices 0:0 are left out, because no archive may have them.
+    says that about the root. What could not be unpacked as a layer again is :class:`ImageInvalid`: names that
+    begin with ``.wh.``, and paths, entries or bytes beyond the default ``Limits``. Without, devices 0:0 are left
+    out, because no archive may have them.
 
     Other file systems that are mounted in the tree are not entered. With ``live`` something may be at work in
     the tree: a file is as long as it was when its header was made, cut off or filled up with zeros, and what has
@@ -86,6 +86,8 @@ class _Packing:
         self._note = note
         self._links: dict[tuple[int, int], bytes] = {}
         self._path = b""
+        self._entries = 0
+        self._bytes = 0
 
     def pieces(self, tree: int | Path) -> Iterator[bytes]:
         where, at = (".", tree) if isinstance(tree, int) else (tree, None)
@@ -109,6 +111,8 @@ class _Packing:
                     continue
                 name, kind = level.pending.pop()
                 self._path = path = level.path + name
+                self._entries += 1
+                self._check(path, self._entries, DEFAULT_LIMITS.entries, "entries")
                 if kind == "file":
                     yield from self._file(fd, name, path)
                 elif kind == "directory":
@@ -165,10 +169,8 @@ class _Packing:
 
     def _directory(self, parent: int, name: bytes, path: bytes) -> tuple[int, bytes]:
         """Its descriptor, or -1 when it is not to be entered, and its entry."""
-        if self._whiteouts and len(path) > _PATH_MAX:
-            raise ImageInvalid(
-                f"{printable(path[-80:])!r} is too deep to be in a layer: {len(path)} bytes of path"
-            )
+        self._check(path, len(path), DEFAULT_LIMITS.path_bytes, "bytes of path")
+        self._check(path, path.count(b"/"), DEFAULT_LIMITS.path_depth, "levels")
         try:
             fd = openat2(name, _DIRECTORY, resolve=CHILD, dir_fd=parent)
         except OSError as error:
@@ -196,6 +198,8 @@ class _Packing:
                 yield link
                 return
             size = found.st_size
+            self._bytes += size
+            self._check(path, self._bytes, DEFAULT_LIMITS.file_bytes, "bytes, holes in files included")
             xattrs = self._xattrs(fd, path, *KEPT_XATTRS)
             yield self._entry(path, b"0", found, size=size, xattrs=xattrs)
             yield from self._data(fd, path, found)
@@ -311,6 +315,10 @@ class _Packing:
         if not self._whiteouts or "trusted.overlay.opaque" not in _names(fd):
             return False
         return os.getxattr(fd, "trusted.overlay.opaque") == b"y"
+
+    def _check(self, path: bytes, count: int, limit: int, what: str) -> None:
+        if self._whiteouts and count > limit:
+            raise ImageInvalid(f"with {printable(path[-80:])!r} it has more than the {limit} {what} of a layer")
 
     def _vanished(self, path: bytes, error: OSError) -> bytes:
         if not self._live or error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):

@@ -19,14 +19,14 @@ Numbers are little-endian. ``when`` counts the file records that came before the
 what they call ``path``, or something beneath it, is at ``spill/<n>`` now or, with a ``spill`` of ``2**64 - 1``, at
 the new path in the tree. Paths are real ones: no symlink leads through them, and none is followed.
 
-A split is made while its layer is staged and never changes after that, but for :func:`add_moves`.
+A split is made while its layer is staged and never changes after that, but for :class:`SplitMoves`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Final
 
@@ -36,7 +36,7 @@ from lading.events.errors import BadLayer
 from lading.storage.paxheader import Regions
 from lading.storage.pieces import PIECE
 
-__all__ = ["MAX_MOVES", "SplitWriter", "add_moves"]
+__all__ = ["MAX_MOVES", "SplitMoves", "SplitWriter"]
 
 MAGIC: Final = b"LDSP\x01"
 _LEVEL: Final = 3
@@ -56,22 +56,90 @@ MAX_MOVE_BYTES: Final = 64 * 2**20
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-class SplitWriter:
-    """Writes the split of one archive into the empty directory ``directory`` (a descriptor, which stays open).
-
-    Whoever unpacks calls :meth:`raw` and :meth:`file` in the order of the stream, every byte of which is in
-    exactly one of the calls, and :meth:`spill` or :meth:`moved` when something is put elsewhere. ``OSError`` of
-    the disk goes through. Without :meth:`finish` there is no split, but a directory for the caller to remove;
-    nothing is synced.
-    """
+class _Mover:
+    """Notes where contents went that the records so far name by other paths."""
 
     def __init__(self, directory: int) -> None:
-        self.size = 0
         self._directory = directory
-        self._files = 0
         self._spilled = 0
         self._moves: list[bytes] = []
         self._move_bytes = 0
+
+    def spill(self, path: bytes, parent: int, name: bytes, /) -> None:
+        """Move ``name`` of the directory ``parent``, which is at ``path`` in the tree, out of the tree."""
+        if not self._spilled:
+            os.mkdir("spill", 0o700, dir_fd=self._directory)
+        os.rename(name, b"spill/%d" % self._spilled, src_dir_fd=parent, dst_dir_fd=self._directory)
+        self._note(path, self._spilled, b"")
+        self._spilled += 1
+
+    def moved(self, path: bytes, to: bytes, /) -> None:
+        """What is at ``path`` in the tree, and beneath it, is at ``to`` from now on."""
+        self._note(path, IN_TREE, to)
+
+    def _when(self) -> int:
+        raise NotImplementedError
+
+    def _note(self, path: bytes, spill: int, to: bytes) -> None:
+        when = self._when()
+        if not when:
+            return
+        self._move_bytes += len(path) + len(to) + MOVE.size
+        if len(self._moves) >= MAX_MOVES or self._move_bytes > MAX_MOVE_BYTES:
+            raise BadLayer(f"it replaces more of its own entries than is accepted, {len(self._moves)}", path)
+        self._moves.append(MOVE.pack(when, spill, len(path), len(to)) + path + to)
+
+    def _write_moves(self) -> None:
+        if not self._moves:
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        fd = os.open("moves", flags, 0o600, dir_fd=self._directory)
+        try:
+            zstd = _compressor()
+            for record in self._moves:
+                _write(fd, zstd.compress(record))
+            _write(fd, zstd.flush())
+        finally:
+            os.close(fd)
+        self._moves.clear()
+
+
+class SplitMoves(_Mover):
+    """Notes, in the finished split in ``directory`` (a descriptor, which stays open), what moves after that: while
+    its layer is settled on others, one move after the other. ``OSError`` of the disk goes through. Until
+    :meth:`finish` the split is not right any more, nor after a failure.
+    """
+
+    def __init__(self, directory: int) -> None:
+        super().__init__(directory)
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open("spill", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                self._spilled = len(os.listdir(fd))
+            finally:
+                os.close(fd)
+
+    def finish(self) -> None:
+        """Everything that moves has moved."""
+        self._write_moves()
+
+    def _when(self) -> int:
+        return _AFTER_ALL
+
+
+class SplitWriter(_Mover):
+    """Writes the split of one archive into the empty directory ``directory`` (a descriptor, which stays open).
+
+    Whoever unpacks calls :meth:`raw` and :meth:`file` in the order of the stream, every byte of which is in
+    exactly one of the calls, and :meth:`spill` or :meth:`moved` when something is put elsewhere, which then holds
+    for the calls before. ``OSError`` of the disk goes through. Without :meth:`finish` there is no split, but a
+    directory for the caller to remove; nothing is synced.
+    """
+
+    def __init__(self, directory: int) -> None:
+        super().__init__(directory)
+        self.size = 0
+        self._files = 0
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._fd = os.open("split", _NEW, 0o600, dir_fd=directory)
@@ -92,7 +160,7 @@ class SplitWriter:
             os.close(self._fd)
             self._fd = -1
 
-    def raw(self, data: bytes | memoryview) -> None:
+    def raw(self, data: bytes | memoryview, /) -> None:
         """The next bytes of the stream, which no file of the tree has."""
         # A copy: the reader's buffer must not live as long as a long run of headers.
         self._pending.append(bytes(data))
@@ -100,7 +168,7 @@ class SplitWriter:
         if self._pending_size >= PIECE:
             self._flush()
 
-    def file(self, path: bytes, regions: Regions | None, size: int) -> None:
+    def file(self, path: bytes, regions: Regions | None, size: int, /) -> None:
         """The next bytes of the stream are the contents of the file at ``path``, which is ``size`` bytes long.
 
         With ``regions`` they are only those pieces of it, end to end.
@@ -115,34 +183,16 @@ class SplitWriter:
             self._put(SPARSE.pack(b"S", len(path), size, len(regions)) + path + table)
             self.size += sum(length for _, length in regions)
 
-    def spill(self, path: bytes, parent: int, name: bytes) -> None:
-        """Move ``name`` of the directory ``parent``, which the files so far call ``path``, out of the tree."""
-        if not self._spilled:
-            os.mkdir("spill", 0o700, dir_fd=self._directory)
-        os.rename(name, b"spill/%d" % self._spilled, src_dir_fd=parent, dst_dir_fd=self._directory)
-        self._moved(path, self._spilled, b"")
-        self._spilled += 1
-
-    def moved(self, path: bytes, to: bytes) -> None:
-        """What the files so far call ``path``, or is beneath it, is at ``to`` in the tree from now on."""
-        self._moved(path, IN_TREE, to)
-
     def finish(self) -> None:
         """The stream has ended."""
         self._flush()
         self._put(END.pack(b"E", self.size))
         _write(self._fd, self._zstd.flush())
         self.close()
-        if self._moves:
-            _append_moves(self._directory, b"".join(self._moves))
+        self._write_moves()
 
-    def _moved(self, path: bytes, spill: int, to: bytes) -> None:
-        if not self._files:
-            return
-        self._move_bytes += len(path) + len(to) + MOVE.size
-        if len(self._moves) >= MAX_MOVES or self._move_bytes > MAX_MOVE_BYTES:
-            raise BadLayer(f"it replaces more of its own entries than is accepted, {len(self._moves)}", path)
-        self._moves.append(MOVE.pack(self._files, spill, len(path), len(to)) + path + to)
+    def _when(self) -> int:
+        return self._files
 
     def _flush(self) -> None:
         if self._pending:
@@ -157,25 +207,6 @@ class SplitWriter:
     def _put(self, record: bytes) -> None:
         if packed := self._zstd.compress(record):
             _write(self._fd, packed)
-
-
-def add_moves(directory: int, moves: Iterable[tuple[bytes, bytes]]) -> None:
-    """Note in the finished split in ``directory`` that things moved within the tree: pairs of old and new path.
-
-    They are taken to have happened one after the other. ``OSError`` of the disk goes through.
-    """
-    records = [MOVE.pack(_AFTER_ALL, IN_TREE, len(path), len(to)) + path + to for path, to in moves]
-    if records:
-        _append_moves(directory, b"".join(records))
-
-
-def _append_moves(directory: int, records: bytes) -> None:
-    fd = os.open("moves", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    try:
-        zstd = _compressor()
-        _write(fd, zstd.compress(records) + zstd.flush())
-    finally:
-        os.close(fd)
 
 
 def _compressor() -> zstandard.ZstdCompressionObj:

@@ -103,6 +103,18 @@ def test_members_may_come_in_any_order_with_any_spelling_and_twice(
         assert len(contents.layers) == len(os.listdir(place.root)) == 2
 
 
+def test_both_halves_of_a_hybrid_give_the_same_images(
+    archive: Archive, read: Read, place: Any, base: bytes, top: bytes
+) -> None:
+    archive.hybrid(image(base, top), "a:1", "b:1").hybrid(image(top), "c:1")
+    _, by_manifest = read(archive)
+    del archive.members["manifest.json"]
+    place.refresh()
+    _, by_index = read(archive)
+    assert by_manifest == by_index
+    assert len(by_index) == 2
+
+
 def test_an_index_is_one_image_for_the_platform_that_is_asked_for(
     archive: Archive, read: Read, place: Any, base: bytes, top: bytes
 ) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from lading.storage import pack as pack_module
 from lading.storage.linux import MNT_DETACH, mount, umount2
 from lading.storage.pack import pack
 from lading.storage.pieces import PieceSource
+from lading.storage.plan import DEFAULT_LIMITS
 from lading.storage.tar import TarReader
 from lading.storage.tarheader import header
 from lading.storage.trees import remove_tree
@@ -270,9 +272,23 @@ def test_a_path_that_no_kernel_takes_is_refused_in_a_layer(tree: Path) -> None:
         os.close(fd)
         fd = below
     os.close(fd)
-    with pytest.raises(ImageInvalid, match="too deep"):
+    with pytest.raises(ImageInvalid, match="more than the 4095 bytes of path"):
         packed(tree, whiteouts=True)
     assert len(names(packed(tree))) == 18
+
+
+def test_more_than_a_layer_may_have_is_refused_before_it_is_written(tree: Path) -> None:
+    (tree / "a").write_bytes(b"x")
+    with (tree / "hole").open("wb") as file:
+        file.truncate(2**40)
+    begun = time.perf_counter()
+    with pytest.raises(ImageInvalid, match="'hole' it has more than the 274877906944 bytes, holes"):
+        packed(tree, whiteouts=True)
+    assert time.perf_counter() - begun < 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack_module, "DEFAULT_LIMITS", attrs.evolve(DEFAULT_LIMITS, entries=1))
+        with pytest.raises(ImageInvalid, match="more than the 1 entries"):
+            packed(tree, whiteouts=True)
 
 
 # what is at work in the tree

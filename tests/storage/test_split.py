@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from lading.events.errors import BadLayer, DigestMismatch, StoreCorrupt
 from lading.storage import split as split_module
 from lading.storage.pieces import verified
-from lading.storage.split import SplitWriter, add_moves
+from lading.storage.split import SplitMoves, SplitWriter
 from lading.storage.splitread import read_split
 from lading.storage.unpack import unpack
 
@@ -195,22 +195,39 @@ def test_what_a_later_entry_replaced_is_found(tar: Any, apart: Apart) -> None:
 
 
 def test_moves_within_the_tree_are_followed_one_after_the_other(tar: Any, apart: Apart) -> None:
-    archive = tar.f(b"var/run/pid", b"1") + tar.f(b"var/log", b"22") + tar.f(b"var/run/pid", b"333") + tar.END
+    archive = b"".join(
+        [
+            tar.f(b"var/run/pid", b"1"),
+            tar.f(b"var/log", b"22"),
+            tar.f(b"var/run/pid", b"333"),
+            tar.f(b"run/pid", b"4444"),
+            tar.f(b"run/sub/x", b"55555"),
+            tar.END,
+        ]
+    )
     tree, directory = places = apart(archive)
-    (tree / "run").mkdir()
-    (tree / "var/run/pid").rename(tree / "run/pid")
-    (tree / "var").rename(tree / "other")
-    fd = os.open(directory, os.O_RDONLY)
+    fd, parent = os.open(directory, os.O_RDONLY), os.open(tree / "run", os.O_RDONLY)
     try:
-        add_moves(fd, [(b"var/run", b"run")])
-        add_moves(fd, [(b"var", b"other")])
+        moves = SplitMoves(fd)
+        moves.spill(b"run/pid", parent, b"pid")
+        (tree / "var/run/pid").rename(tree / "run/pid")
+        moves.moved(b"var/run/pid", b"run/pid")
+        (tree / "var").rename(tree / "other")
+        moves.moved(b"var", b"other")
+        moves.finish()
         assert again(places) == archive
-        # Two more, of which the first takes along what came there by an earlier one.
+        # Some more, of which one takes along what came there by an earlier one.
+        moves = SplitMoves(fd)
         (tree / "run").rename(tree / "elsewhere")
-        add_moves(fd, [(b"run", b"elsewhere"), (b"never", b"mind")])
+        moves.moved(b"run", b"elsewhere")
+        moves.moved(b"never", b"mind")
+        moves.spill(b"elsewhere/sub", parent, b"sub")
+        moves.finish()
     finally:
         os.close(fd)
+        os.close(parent)
     assert again(places) == archive
+    assert sorted(os.listdir(directory / "spill")) == ["0", "1", "2"]
 
 
 def test_moves_that_a_writer_is_told_of_count_for_what_came_before_only(tmp_path: Path) -> None:
