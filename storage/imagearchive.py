@@ -28,7 +28,7 @@ from lading.storage.layerstream import LayerStream
 from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.split import SplitWriter
 from lading.storage.tar import CHUNK, ByteSource, Entry, EntryType, TarReader
-from lading.storage.tarheader import is_header
+from lading.storage.tarfields import octal, sum_matches
 from lading.storage.trees import printable, remove_tree
 from lading.storage.unpack import Unpacked, unpack
 
@@ -253,9 +253,9 @@ class _Reading:
             return
         member = _Member(reader.data(), lambda taken: self._progress(name, taken, entry.size))
         start = member.peek(_BLOCK)
-        if start.lstrip(b" \t\r\n")[:1] in (b"{", b"[") and not is_header(start):
+        if start.lstrip(b" \t\r\n")[:1] in (b"{", b"[") and not _is_header(start):
             self._document(name, entry.size, member)
-        elif is_header(start) or start == bytes(_BLOCK) or _COMPRESSED.match(start):
+        elif _is_header(start) or start == bytes(_BLOCK) or _COMPRESSED.match(start):
             self._layer(name, member)
 
     def _link(self, name: str, entry: Entry) -> None:
@@ -355,6 +355,14 @@ class _Reading:
             stream_bytes=max(left.stream_bytes - size, 0),
             file_bytes=max(left.file_bytes - size, 0),
         )
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether this is a tar's header: 512 bytes with the right checksum."""
+    try:
+        return len(block) == _BLOCK and sum_matches(block, octal(block[148:156]))
+    except ValueError:
+        return False
 
 
 def _of_the_archive(error: ImageInvalid) -> ImageInvalid:

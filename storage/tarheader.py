@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["END", "header", "is_header", "padding"]
+__all__ = ["END", "header", "padding"]
 
 END: Final = bytes(1024)
 """What an archive ends with."""
@@ -69,16 +69,6 @@ def header(
     return _block(about, b"x", b"", 0o644, 0, 0, len(data), 0, 0, 0) + data + padding(len(data)) + block
 
 
-def is_header(block: bytes) -> bool:
-    """Whether the 512 bytes of ``block`` have a header's checksum, summed as unsigned or as signed characters."""
-    digits = block[148:156].strip(b" \0")
-    if len(block) != 512 or not digits.isdigit() or b"8" in digits or b"9" in digits:
-        return False
-    plain = block[:148] + b"        " + block[156:]
-    total = _sum(plain)
-    return int(digits, 8) in (total, total - 256 * sum(byte > 127 for byte in plain))
-
-
 def padding(size: int) -> bytes:
     """What follows ``size`` bytes of data up to the next block."""
     return bytes(-size % 512)
@@ -114,12 +104,9 @@ def _block(
         b"",
         b"",
     )
-    return b"%b%06o\0 %b" % (block[:148], _sum(block), block[156:])
-
-
-def _sum(block: bytes) -> int:
     # The low half of Adler-32 is 1 + the sum of the bytes modulo 65521, which 256 bytes can't reach.
-    return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+    total = (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+    return b"%b%06o\0 %b" % (block[:148], total, block[156:])
 
 
 def _record(key: bytes, value: bytes) -> bytes:
