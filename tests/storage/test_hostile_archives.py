@@ -6,8 +6,8 @@ import gzip
 import io
 import json
 import os
-import resource
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from archives import AMD64, Archive, Read, descriptor, dump, image, reader, sha
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lading.events.errors import DigestMismatch, ImageInvalid, LadingError
+from lading.events.errors import DigestMismatch, HostError, ImageInvalid, LadingError
 from lading.events.imagearchive import read_images
 from lading.events.manifest import OCI_INDEX
 from lading.storage.imagearchive import ArchiveLimits, read_archive
@@ -277,9 +277,29 @@ def test_many_small_bombs_share_one_limit(archive: Archive, place: Any, tar: Any
 def test_memory_stays_small(archive: Archive, read: Read, tar: Any) -> None:
     made = image(tar.f(b"large", bytes(80 * 2**20)) + tar.END)
     data = gzip.compress(archive.docker(made, "a:1").packed(), 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    read(data)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30 * 1024
+    tracemalloc.start()
+    try:
+        read(data)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("pack", [bytes, lambda data: gzip.compress(data, 0)])
+def test_a_full_disk_is_told_as_such(
+    archive: Archive, tmpfs: Callable[[str], Path], tar: Any, pack: Callable[[bytes], bytes]
+) -> None:
+    for content in (tar.f(b"large", os.urandom(2**20)), b"".join(tar.f(b"%d" % n, b"x") for n in range(400))):
+        archive.add("layer.tar", pack(content + tar.END))
+        with pytest.raises(HostError, match="No space left"):
+            reader(tmpfs("size=300k"))(archive)
+        archive.members.clear()
+
+
+@pytest.mark.parametrize("fd", [False, True])
+def test_a_staging_directory_that_is_none_is_told(tmp_path: Path, fd: bool) -> None:
+    with pytest.raises(HostError, match="staging"):
+        read_archive(io.BytesIO(), 10_000 if fd else tmp_path / "nowhere")
 
 
 # fuzz

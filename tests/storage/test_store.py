@@ -41,7 +41,7 @@ def test_a_store_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     files = ("lock", "log/data.mdb", "log/lock.mdb")
     assert {name: oct(modes[name]) for name in files} == dict.fromkeys(files, "0o600")
-    ours = ("log", "blobs", "blobs/sha256", "layers", "containers", "staging", "trash")
+    ours = ("log", "blobs", "blobs/sha256", "layers", "splits", "containers", "staging", "trash")
     assert {name: oct(modes[name]) for name in ours} == dict.fromkeys(ours, "0o700")
 
 
