@@ -79,6 +79,7 @@ class Core:
     retries: dict[CommandId, trio.Lock] = attrs.field(factory=dict)
     compacting: trio.Lock = attrs.field(factory=trio.Lock)
     content: ContentGate = attrs.field(factory=ContentGate)
+    settling: trio.Lock = attrs.field(factory=trio.Lock)
     limits: Limits = DEFAULT_LIMITS
     transfers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_TRANSFERS))
     registries: RegistrySettings | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import attrs
 import trio
@@ -118,8 +119,22 @@ async def _place(core: Core, images: Sequence[NewImage], placed: dict[str, Place
                 continue
             if chain not in image.staged:
                 raise NotFound("layer", chain)
-            placements[chain] = Placement(chain, image.staged[chain], chains[:index][::-1])
-    placed |= await trio.to_thread.run_sync(place, core.paths, list(placements.values()), blobs)
+            placements[chain] = Placement(chain, image.staged[chain], _lowers(core, chains[:index]))
+    # A layer that several pulls fetched together is settled once.
+    unsettled = any(placement.unsettled for placement in placements.values())
+    async with core.settling if unsettled else nullcontext():
+        placed |= await trio.to_thread.run_sync(place, core.paths, list(placements.values()), blobs)
+
+
+def _lowers(core: Core, chains: Sequence[ChainId]) -> list[str]:
+    """The layers below, the top one first, as far down as anything shows through."""
+    lowers: list[str] = []
+    for chain in reversed(chains):
+        lowers.append(chain)
+        known = core.log.get(LAYERS, chain)
+        if known is not None and known.opaque:
+            break
+    return lowers
 
 
 def _events(core: Core, image: NewImage, placed: Mapping[str, Placed]) -> list[Proposed]:
@@ -166,9 +181,7 @@ def _layer(
     core: Core, image: NewImage, parent: ChainId | None, chain: ChainId, diff: Digest, placed: Placed
 ) -> list[Proposed]:
     unpacked, stream = image.staged[chain].unpacked, layer_stream(chain)
-    added = LayerAdded(
-        chain, diff, parent or "", unpacked.size, placed.disk_bytes, placed.inodes, unpacked.opaque_root
-    )
+    added = LayerAdded(chain, diff, parent or "", unpacked.size, placed.disk_bytes, placed.inodes, placed.opaque)
     blob = placed.form == "blob"
     archived = LayerArchived(
         chain,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -19,6 +20,8 @@ from lading.events.errors import HostError
 from lading.events.ids import Digest
 from lading.events.image import ArchiveForm
 from lading.storage.linux import sync_directory, syncfs
+from lading.storage.settle import Settled, settle
+from lading.storage.split import SplitMoves
 from lading.storage.store import Paths
 from lading.storage.trees import measure
 from lading.storage.unpack import Unpacked
@@ -42,19 +45,31 @@ class StagedLayer:
 
 @attrs.frozen
 class Placement:
-    """A staged layer and where it belongs: as ``chain``, on top of the chain ids ``lowers``, the top one first."""
+    """A staged layer and where it belongs: as ``chain``, on top of the chain ids ``lowers``, the top one first.
+
+    ``lowers`` ends with the first one that hides all that is below it, as far as that is known.
+    """
 
     chain: str
     staged: StagedLayer
     lowers: Sequence[str]
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether it has to be settled on what is below it (``storage/settle``)."""
+        return bool(self.staged.unpacked.implied or self.staged.unpacked.borrowed)
+
 
 @attrs.frozen
 class Placed:
-    """What a layer takes on disk, as ``du`` counts, and how its archive is kept and what that takes."""
+    """What a layer takes on disk, as ``du`` counts, and how its archive is kept and what that takes.
+
+    ``opaque``: it hides all that is below it.
+    """
 
     disk_bytes: int
     inodes: int
+    opaque: bool
     form: ArchiveForm
     archive_bytes: int
 
@@ -64,10 +79,13 @@ def place(
 ) -> dict[str, Placed]:
     """Put staged layers (the lowest first) and ``blobs`` (digest to content) in place, durably.
 
-    What is there already is left as it is. Returns what each layer takes, by chain id. Raises ``HostError``; what
-    was put in place by then, and what a crash leaves, is in no record and thus an orphan.
+    What is there already is left as it is. A layer that is ``unsettled`` is settled first; nobody may put the same
+    one in place meanwhile. Returns what each layer takes, by chain id. Raises ``HostError``, and ``BadLayer`` for
+    a layer that doesn't fit on those below it; what was put in place by then, and what a crash leaves, is in no
+    record and thus an orphan.
     """
     where = paths.root
+    settled = _settle(paths, placements)
     try:
         for digest, content in (blobs or {}).items():
             if not (where := blob_name(paths, digest)).exists():
@@ -78,7 +96,7 @@ def place(
             _archive(paths, each)
         where = paths.layers
         _sync(paths.root)
-        placed = {each.chain: _placed(paths, each) for each in placements}
+        placed = {each.chain: _placed(paths, each, settled.get(each.chain)) for each in placements}
         for each in placements:
             where = paths.layer(each.chain)
             _rename(each.staged.tree, where)
@@ -103,7 +121,51 @@ def _archive(paths: Paths, placement: Placement) -> None:
         _rename(staged.split, paths.split(placement.chain))
 
 
-def _placed(paths: Paths, placement: Placement) -> Placed:
+def _settle(paths: Paths, placements: Sequence[Placement]) -> dict[str, Settled]:
+    """Settle those layers that need it, the lowest first."""
+    found: dict[str, Settled] = {}
+    trees = {each.chain: each.staged.tree for each in placements if each.staged.tree.exists()}
+    opaque = {each.chain for each in placements if each.staged.unpacked.opaque_root}
+    for each in placements:
+        if not each.unsettled or each.chain not in trees:  # put in place by somebody else
+            continue
+        lowers = []
+        for chain in each.lowers:
+            lowers.append(trees.get(chain, paths.layer(chain)))
+            if chain in opaque:
+                break
+        made = each.staged.unpacked
+        with _moves(each.staged.split) as moves:
+            settled = settle(
+                trees[each.chain],
+                lowers,
+                made.implied,
+                made.borrowed,
+                opaque_root=made.opaque_root,
+                moves=moves,
+            )
+        found[each.chain] = settled
+        if settled.opaque_root:
+            opaque.add(each.chain)
+    return found
+
+
+@contextmanager
+def _moves(split: Path | None) -> Iterator[SplitMoves | None]:
+    """What tells the split where things went."""
+    if split is None:
+        yield None
+        return
+    fd = os.open(split, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        moves = SplitMoves(fd)
+        yield moves
+        moves.finish()
+    finally:
+        os.close(fd)
+
+
+def _placed(paths: Paths, placement: Placement, settled: Settled | None) -> Placed:
     """What the layer takes: told once it is on disk, since a file system may decide that late."""
     staged, archive = placement.staged, 0
     form: ArchiveForm = "pack"
@@ -111,7 +173,10 @@ def _placed(paths: Paths, placement: Placement) -> Placed:
         form, archive = "blob", blob_name(paths, staged.unpacked.digest).stat().st_blocks * 512
     elif staged.split is not None:
         form, archive = "split", measure(paths.split(placement.chain)).disk_bytes
-    return Placed(staged.unpacked.disk_bytes, staged.unpacked.inodes, form, archive)
+    made = staged.unpacked
+    if settled is not None:
+        return Placed(settled.usage.disk_bytes, settled.usage.inodes, settled.opaque_root, form, archive)
+    return Placed(made.disk_bytes, made.inodes, made.opaque_root, form, archive)
 
 
 def _rename(source: Path, target: Path) -> None:

@@ -224,6 +224,50 @@ async def test_a_cancelled_pull_leaves_nothing(stage: Stage, registry: LocalRegi
         assert len(await facts(engine, LeaseReleased))
 
 
+@pytest.mark.parametrize("form", ["gzip", "plain"])
+async def test_a_layer_means_what_it_means_on_those_below(
+    stage: Stage, registry: LocalRegistry, tmp_path: Path, form: str
+) -> None:
+    """A parent directory without an entry is the one below, also if that is a link; a link may lead below."""
+    below = images.layer(
+        images.directory("home", mode=0o700, uid=7),
+        images.symlink("var/run", "/run"),
+        images.file("run/kept", "kept\n"),
+        images.file("opt/data", "data\n"),
+        form=form,
+    )
+    above = images.layer(
+        images.file("home/own", "own\n"),
+        images.file("var/run/made", "made\n"),
+        images.link("opt/again", "opt/data"),
+        form=form,
+    )
+    image = images.image(images.Layer(stage.tar.read_bytes(), form), below, above)
+    digest = push_image(registry.address, "links:1", image)
+    name = f"{registry.address}/links:1"
+
+    async def check(engine: lading.Engine) -> None:
+        script = "cat /run/made /var/run/kept /opt/again; stat -c %a:%u /home; test -L /var/run && echo link"
+        said = await output_of(engine, name, "sh", "-c", script)
+        assert said == b"made\nkept\ndata\n700:7\nlink\n"
+
+    async with stage.bare() as engine:
+        await engine.images.pull(name)
+        await check(engine)
+        async with engine.images.save(name) as stream:
+            (tmp_path / "saved").write_bytes(b"".join([piece async for piece in stream]))
+        await engine.images.prune(all=True)
+        for container in engine.containers.list():
+            await engine.containers.get(container.id).remove()
+        await engine.images.prune(all=True)
+        assert [each.image for each in await engine.images.load(tmp_path / "saved")] == [image.id]
+        await check(engine)
+        async with engine.images.save(name) as stream:
+            assert b"".join([piece async for piece in stream]) == (tmp_path / "saved").read_bytes()
+        assert (await engine.images.push(name)).digest
+        assert digest
+
+
 async def test_what_is_saved_loads_as_the_same(stage: Stage, registry: LocalRegistry, tmp_path: Path) -> None:
     story = images.storied(stage.tar, 3)
     digest = push_image(registry.address, "story:1", story)
