@@ -17,7 +17,8 @@ import attrs
 from lading.engine.observe import belongs
 from lading.engine.runtime import cgroup_of
 from lading.events.container import ContainerState, Phase
-from lading.events.views import CONTAINERS, IMAGES, LAYERS
+from lading.events.reach import reach
+from lading.events.views import ARCHIVES, CONTAINERS, IMAGES, LAYERS
 from lading.storage.cgroups import cgroup_mounts, processes_in
 from lading.storage.log import Log
 from lading.storage.overlay import mounts_below
@@ -31,11 +32,14 @@ _MAKING = frozenset({Phase.STARTING, Phase.REMOVING})
 """Phases in which a container's directory, mount and process come or go."""
 
 
+Kind = Literal["process", "mount", "directory", "layer", "split", "blob", "image"]
+
+
 @attrs.frozen
 class Difference:
     """Something that the log and the host tell differently. ``todo``: what brings them to agree."""
 
-    kind: Literal["process", "mount", "directory", "layer", "blob"]
+    kind: Kind
     what: str
     why: str
     todo: str
@@ -103,6 +107,8 @@ def _mounts(paths: Paths, states: dict[str, ContainerState]) -> Iterator[Differe
             yield Difference("mount", key, "it runs, and its root is not mounted", "stop it and start it again")
     for key in sorted(mounted):
         known = states.get(key)
+        if key.startswith("export-"):  # a container that is being read
+            continue
         if known is None or (known.process is None and known.phase not in _MAKING):
             where = "doesn't know it" if known is None else f"has it {known.phase}"
             yield Difference("mount", key, f"its root is mounted, and the log {where}", "open the store")
@@ -120,17 +126,28 @@ def _directories(paths: Paths, states: dict[str, ContainerState]) -> Iterator[Di
 
 def _layers(paths: Paths, log: Log) -> Iterator[Difference]:
     known = {paths.layer(chain).name for chain, _ in log.scan(LAYERS)}
-    there = {entry.name for entry in _entries(paths.layers)}
-    for name in sorted(known - there):
-        yield Difference("layer", f"sha256:{name}", "its directory is missing", "restore it from a backup")
-    for name in sorted(there - known):
-        yield Difference("layer", f"sha256:{name}", "it is there, and the log doesn't know it", "open the store")
+    split = {paths.split(chain).name for chain, archive in log.scan(ARCHIVES) if archive.form == "split"}
+    places: tuple[tuple[Kind, Path, set[str]], ...] = (
+        ("layer", paths.layers, known),
+        ("split", paths.splits, split),
+    )
+    for what, directory, wanted in places:
+        there = {entry.name for entry in _entries(directory)}
+        for name in sorted(wanted - there):
+            yield Difference(what, f"sha256:{name}", "its directory is missing", "restore it from a backup")
+        for name in sorted(there - wanted):
+            yield Difference(what, f"sha256:{name}", "it is there, and the log doesn't know it", "open the store")
 
 
 def _blobs(paths: Paths, log: Log) -> Iterator[Difference]:
-    for image, _ in log.scan(IMAGES):
-        if not (paths.blobs / image.removeprefix("sha256:")).exists():
-            yield Difference("blob", image, "the image's config is missing", "restore it from a backup")
+    for digest in sorted(reach(log).blobs):
+        if not (paths.blobs / digest.removeprefix("sha256:")).exists():
+            yield Difference("blob", digest, "it is missing", "restore it from a backup")
+    layers = {chain for chain, _ in log.scan(LAYERS)}
+    for image, state in log.scan(IMAGES):
+        for chain in state.layers:
+            if chain not in layers:
+                yield Difference("image", image, f"its layer {chain} is in no record", "pull or load it again")
 
 
 def _entries(directory: Path) -> list[Path]:

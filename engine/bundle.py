@@ -41,6 +41,7 @@ def mount_root(paths: Paths, state: ContainerState, target: str) -> None:
     own = f"{paths.root}/containers/{state.id}"
     upper, work = f"{own}/upper", f"{own}/work"
     layers = [os.fspath(paths.layer(chain)) for chain in reversed(state.spec.layers)]
+    layers.append(os.fspath(paths.skeleton))
     try:
         _make_directory(own)
         _make_directory(work)
@@ -53,7 +54,6 @@ def mount_root(paths: Paths, state: ContainerState, target: str) -> None:
         with contextlib.suppress(OSError):
             os.rmdir(f"{work}/work/incompat/volatile")
             os.rmdir(f"{work}/work/incompat")
-    layers.append(os.fspath(paths.skeleton))
     mount_overlay(target, layers, upper, work, volatile=state.spec.auto_remove)
 
 

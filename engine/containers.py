@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 import trio
 
 from lading.engine.container import Container
 from lading.engine.core import Caller, Core, new_caller
+from lading.engine.exporting import export_container
 from lading.engine.images import Images
 from lading.engine.names import random_name
 from lading.engine.output import OutputReader
@@ -69,6 +71,15 @@ class Containers:
     def list(self, *, all: bool = True) -> list[ContainerState]:  # Docker's word
         """Every container (or only those that run), the newest first."""
         return self._queries.list(all=all)
+
+    def export(self, reference: str) -> AbstractAsyncContextManager[AsyncGenerator[bytes, None]]:
+        """The container's file system as a tar archive, to be read in ``async with``; made while it is read.
+
+        Of one that runs, too: a file that changes meanwhile has the length that it had first. No mount is
+        followed: volumes, /proc and /dev are empty directories. Raises ``NotFound``, ``Ambiguous``; entering and
+        reading raise ``HostError``.
+        """
+        return export_container(self.core, self._queries.get(reference))
 
     # -- commands -------------------------------------------------------------------------------------------
 
@@ -163,7 +174,8 @@ class Containers:
         if name is not None:
             check_container_name(name)
         async with self.core.content.using():  # the image's layers stay until the container is there to need them
-            spec = make_spec(recipe, self._images.resolve(recipe.image))
+            image = self._images.resolve(recipe.image)
+            spec = attrs.evolve(make_spec(recipe, image), layers=self._images.visible_layers(image))
             container, records = await self._append_created(spec, name, start, caller)
         supervisor = self._supervise(container, caller, records[-1]) if start else None
         return Container(self, container), supervisor

@@ -27,6 +27,7 @@ from lading.engine.retention import clear_compacted, compact
 from lading.engine.runtime import cgroup_of
 from lading.engine.trash import Trash
 from lading.engine.unpacking import open_unpackers
+from lading.engine.usage import DiskUsage, disk_usage
 from lading.events.compaction import LogCompacted
 from lading.events.container import LIVE
 from lading.events.envelope import Actor, Proposed
@@ -71,6 +72,10 @@ class Engine:
         log = self.core.log
         position = resolve_moment(log, when, self.core.journal.clock())
         return await trio.to_thread.run_sync(past_engine, log, position)
+
+    def disk_usage(self) -> DiskUsage:
+        """What the images take on disk, each of them and all together; at once, from what was recorded."""
+        return disk_usage(self.core.log, self.store.paths)
 
     async def compact(
         self, before: int | str | datetime, *, actor: Actor | None = None, caller: Caller | None = None

@@ -30,15 +30,18 @@ from lading.engine.unpacking import Source
 from lading.engine.untag import Removal, remove_image
 from lading.events.envelope import Actor, Proposed
 from lading.events.errors import HostError, Invalid
-from lading.events.ids import Digest, chain_id, tag_stream
+from lading.events.ids import ChainId, Digest, chain_id, tag_stream
 from lading.events.image import ImageAdded, ImageConfig, ImageState, Tagged
 from lading.events.imageconfig import parse_config
 from lading.events.platforms import parse_platform
 from lading.events.reference import parse_reference
-from lading.events.views import TAGS
+from lading.events.views import LAYERS, TAGS, Reader
 from lading.storage.layers import StagedLayer
 
 __all__ = ["Images"]
+
+
+_MOST_VISIBLE = 1000
 
 
 class Images:
@@ -47,6 +50,7 @@ class Images:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._queries = ImageQueries(core.log)
+        self._visible: dict[str, tuple[ChainId, ...]] = {}
 
     # -- queries --------------------------------------------------------------------------------------------
 
@@ -57,6 +61,15 @@ class Images:
     def resolve(self, reference: str) -> ImageState:
         """The image with this name, id, or unique id prefix. Raises ``NotFound``, ``Ambiguous`` or ``Invalid``."""
         return self._queries.resolve(reference)
+
+    def visible_layers(self, image: ImageState) -> tuple[ChainId, ...]:
+        """The layers of ``image`` that a container's root is made of: none below one that hides all below it."""
+        known = self._visible.get(image.image)
+        if known is None:
+            known = self._visible[image.image] = _visible(self._core.log, image.layers)
+            if len(self._visible) > _MOST_VISIBLE:
+                del self._visible[next(iter(self._visible))]
+        return known
 
     # -- names, and going ------------------------------------------------------------------------------------
 
@@ -260,6 +273,14 @@ class Images:
         records = await publish(core, [new], caller)
         [image] = [record.event.image for record in records if isinstance(record.event, ImageAdded)]
         return self._queries.resolve(image)
+
+
+def _visible(reader: Reader, layers: Sequence[ChainId]) -> tuple[ChainId, ...]:
+    for index in range(len(layers) - 1, 0, -1):
+        layer = reader.get(LAYERS, layers[index])
+        if layer is not None and layer.opaque:
+            return tuple(layers[index:])
+    return tuple(layers)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ import attrs
 import trio
 
 from lading.engine.core import Caller, Core
-from lading.engine.garbage import reach, remove_unreached, unreached
+from lading.engine.garbage import remove_unreached
 from lading.engine.untag import Removal, removals
 from lading.events.envelope import Proposed
 from lading.events.ids import image_stream, tag_stream
 from lading.events.image import ImageRemoved, ImageState, LayerRemoveRequested, Untagged
+from lading.events.reach import reach, unreached
 from lading.events.views import ARCHIVES, CONTAINERS, IMAGES
 from lading.storage.layers import blob_name
 

@@ -32,7 +32,8 @@ import lmdb
 from lading.events.container import LIVE
 from lading.events.errors import BackupInvalid, HostError
 from lading.events.moments import utc_time
-from lading.events.views import CONTAINERS, IMAGES, LAYERS
+from lading.events.reach import reach
+from lading.events.views import ARCHIVES, CONTAINERS, LAYERS
 from lading.storage.environment import open_log
 from lading.storage.linux import sync_directory, syncfs
 from lading.storage.log import Log
@@ -233,18 +234,21 @@ def _copy_files(root: Path, target: Path, log: Log, told: Told) -> tuple[list[st
     """Copy what ``log`` names; the containers whose files were not all there any more, and the count of layers."""
     store, copy = locate(root.resolve()), locate(target)
     layers = [chain for chain, _ in log.scan(LAYERS)]
-    images = [image for image, _ in log.scan(IMAGES)]
+    splits = _splits(log)
     containers = [state for _, state in log.scan(CONTAINERS)]
     total = len(layers) + len(containers)
-    for directory in (copy.layers, copy.blobs.parent, copy.blobs, copy.containers):
+    for directory in (copy.layers, copy.splits, copy.blobs.parent, copy.blobs, copy.containers):
         directory.mkdir(mode=0o700)
-    for image in images:
-        digest = image.removeprefix("sha256:")
-        if gone := copy_tree(store.blobs / digest, copy.blobs / digest):
-            raise HostError("copy", os.fspath(store.blobs / digest), 0, gone[0])
+    for digest in sorted(reach(log).blobs):
+        name = digest.removeprefix("sha256:")
+        if gone := copy_tree(store.blobs / name, copy.blobs / name):
+            raise HostError("copy", os.fspath(store.blobs / name), 0, _removed(gone))
     for number, chain in enumerate(layers, 1):
-        if gone := copy_tree(store.layer(chain), copy.layer(chain)):
-            raise HostError("copy", os.fspath(store.layer(chain)), 0, gone[0])
+        gone = copy_tree(store.layer(chain), copy.layer(chain))
+        if chain in splits:
+            gone += copy_tree(store.split(chain), copy.split(chain))
+        if gone:
+            raise HostError("copy", os.fspath(store.layer(chain)), 0, _removed(gone))
         told(number, total)
     missing: list[str] = []
     for number, state in enumerate(containers, len(layers) + 1):
@@ -252,6 +256,15 @@ def _copy_files(root: Path, target: Path, log: Log, told: Told) -> tuple[list[st
             missing.append(state.id)
         told(number, total)
     return missing, len(layers)
+
+
+def _splits(log: Log) -> set[str]:
+    """The layers that have a split."""
+    return {chain for chain, archive in log.scan(ARCHIVES) if archive.form == "split"}
+
+
+def _removed(gone: list[str]) -> str:
+    return f"{gone[0]}: an image was removed meanwhile, it seems; back up again"
 
 
 def _copy_container(source: Path, target: Path) -> bool:

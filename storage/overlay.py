@@ -10,10 +10,12 @@ from pathlib import Path
 from lading.events.errors import HostError
 from lading.storage import linux
 
-__all__ = ["mount_overlay", "mounts_below", "unmount"]
+__all__ = ["mount_overlay", "mount_view", "mounts_below", "unmount"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _Path = str | os.PathLike[str]
+_Writable = tuple[bytes, bytes]
+"""The upper and the work directory."""
 _VALUE = 255
 """The longest value of one fsconfig option (fs/fsopen.c)."""
 
@@ -30,10 +32,19 @@ def mount_overlay(
     A ``volatile`` mount syncs nothing, neither when its users ask for it nor when it is unmounted; after the
     machine crashed, the kernel refuses to mount the same writable layer again.
     """
+    _mount(target, lower, (os.fsencode(upper), os.fsencode(work)), volatile)
+
+
+def mount_view(target: _Path, lower: Sequence[_Path]) -> None:
+    """Mount ``lower`` (the top one first; two at least) at ``target`` to be read only; otherwise as above."""
+    _mount(target, lower, None, volatile=False)
+
+
+def _mount(target: _Path, lower: Sequence[_Path], writable: _Writable | None, volatile: bool) -> None:
     try:
-        plan = ([os.fsencode(path) for path in lower], os.fsencode(upper), os.fsencode(work), volatile)
-        if not _mount_each(os.fsencode(target), *plan):
-            _mount_at_once(os.fsencode(target), *plan)
+        layers = [os.fsencode(path) for path in lower]
+        if not _mount_each(os.fsencode(target), layers, writable, volatile):
+            _mount_at_once(os.fsencode(target), layers, writable, volatile)
     except OSError as error:
         hint = {
             errno.ENODEV: "the kernel has no overlay file system: load the module 'overlay'",
@@ -72,9 +83,9 @@ _one_by_one = True
 """Whether the kernel knows ``lowerdir+``; learned from the first refusal."""
 
 
-def _mount_each(target: bytes, lower: list[bytes], upper: bytes, work: bytes, volatile: bool) -> bool:
+def _mount_each(target: bytes, lower: list[bytes], writable: _Writable | None, volatile: bool) -> bool:
     global _one_by_one
-    if not _one_by_one or max(map(len, (*lower, upper, work))) > _VALUE:
+    if not _one_by_one or max(map(len, (*lower, *(writable or ())))) > _VALUE:
         return False
     fs = linux.fsopen(b"overlay")
     try:
@@ -88,8 +99,8 @@ def _mount_each(target: bytes, lower: list[bytes], upper: bytes, work: bytes, vo
             _one_by_one = False
             return False
         # Unlike lowerdir+, these two are unescaped (fs/overlayfs/params.c).
-        linux.fsconfig_set_string(fs, b"upperdir", upper.replace(b"\\", b"\\\\"))
-        linux.fsconfig_set_string(fs, b"workdir", work.replace(b"\\", b"\\\\"))
+        for option, path in zip((b"upperdir", b"workdir"), writable or (), strict=False):
+            linux.fsconfig_set_string(fs, option, path.replace(b"\\", b"\\\\"))
         if volatile:
             linux.fsconfig_set_flag(fs, b"volatile")
         linux.fsconfig_create(fs)
@@ -103,27 +114,25 @@ def _mount_each(target: bytes, lower: list[bytes], upper: bytes, work: bytes, vo
     return True
 
 
-def _mount_at_once(target: bytes, lower: list[bytes], upper: bytes, work: bytes, volatile: bool) -> None:
-    options = _options(lower, upper, work, volatile)
+def _mount_at_once(target: bytes, lower: list[bytes], writable: _Writable | None, volatile: bool) -> None:
+    options = _options(lower, writable, volatile)
     if len(options) < _PAGE:
         linux.mount(b"lading", target, b"overlay", 0, options)
         return
     opened = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lower]
     try:
-        options = _options([b"/proc/self/fd/%d" % fd for fd in opened], upper, work, volatile)
+        options = _options([b"/proc/self/fd/%d" % fd for fd in opened], writable, volatile)
         linux.mount(b"lading", target, b"overlay", 0, options)
     finally:
         for fd in opened:
             os.close(fd)
 
 
-def _options(lower: list[bytes], upper: bytes, work: bytes, volatile: bool) -> bytes:
+def _options(lower: list[bytes], writable: _Writable | None, volatile: bool) -> bytes:
     def escaped(path: bytes) -> bytes:
         return path.replace(b"\\", b"\\\\").replace(b":", b"\\:").replace(b",", b"\\,")
 
-    options = b"lowerdir=%s,upperdir=%s,workdir=%s" % (
-        b":".join(map(escaped, lower)),
-        escaped(upper),
-        escaped(work),
-    )
+    options = b"lowerdir=" + b":".join(map(escaped, lower))
+    if writable is not None:
+        options += b",upperdir=%s,workdir=%s" % tuple(map(escaped, writable))
     return options + b",volatile" if volatile else options

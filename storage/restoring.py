@@ -27,7 +27,8 @@ import attrs
 from lading.events.container import ContainerState
 from lading.events.errors import BackupInvalid, HostError, LadingError
 from lading.events.foreign import check_foreign
-from lading.events.views import CONTAINERS, IMAGES, LAYERS
+from lading.events.reach import reach
+from lading.events.views import ARCHIVES, CONTAINERS, LAYERS
 from lading.storage.backup import Manifest, Told, copy_tree, read_manifest
 from lading.storage.environment import open_log
 from lading.storage.newstore import making_store
@@ -48,7 +49,8 @@ class _Named:
     records: int
     chain: str
     layers: list[tuple[str, int]]
-    images: list[str]
+    splits: list[str]
+    blobs: list[str]
     containers: list[str]
 
 
@@ -102,13 +104,13 @@ def _verified(directory: Path, manifest: Manifest, log: Path) -> _Named:
 
 def _take_files(directory: Path, named: _Named, work: Path, told: Told) -> None:
     where = os.fspath(directory)
-    for path in ("layers", "blobs", "blobs/sha256", "containers"):
+    for path in ("layers", *(("splits",) if named.splits else ()), "blobs", "blobs/sha256", "containers"):
         if not _is(directory / path, stat.S_ISDIR):
             raise BackupInvalid(where, f"{path} is missing, or no directory")
         (work / path).mkdir(mode=0o700)
-    for image in named.images:
-        blob = f"blobs/sha256/{image.removeprefix('sha256:')}"
-        if _copy_file(directory, directory / blob, work / blob)[1] != image.removeprefix("sha256:"):
+    for digest in named.blobs:
+        blob = f"blobs/sha256/{digest.removeprefix('sha256:')}"
+        if _copy_file(directory, directory / blob, work / blob)[1] != digest.removeprefix("sha256:"):
             raise BackupInvalid(where, f"{blob} is not what its name says")
     total = len(named.layers) + len(named.containers)
     for number, (chain, inodes) in enumerate(named.layers, 1):
@@ -117,6 +119,8 @@ def _take_files(directory: Path, named: _Named, work: Path, told: Told) -> None:
         if (found := measure(work / layer).inodes) != inodes:
             raise BackupInvalid(where, f"{layer} has {found} files and had {inodes}")
         told(number, total)
+    for chain in named.splits:
+        _take_tree(directory, f"splits/{chain.removeprefix('sha256:')}", work, stat.S_ISDIR)
     for number, container in enumerate(named.containers, len(named.layers) + 1):
         own = f"containers/{container}"
         if _is(directory / own, stat.S_ISDIR):
@@ -193,7 +197,8 @@ def _name_everything(path: Path, store: str) -> dict[str, Any]:
             "records": verified.first + verified.records - 1,
             "chain": verified.chain.hex(),
             "layers": [(chain, state.inodes) for chain, state in log.scan(LAYERS)],
-            "images": [image for image, _ in log.scan(IMAGES)],
+            "splits": [chain for chain, archive in log.scan(ARCHIVES) if archive.form == "split"],
+            "blobs": sorted(reach(log).blobs),
             "containers": [container for container, _ in states],
         }
     finally:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
 
 PRELUDE = """
 import pathlib
-import lading.engine.bundle, lading.engine.images, lading.engine.journal, lading.engine.link
+import lading.engine.bundle, lading.engine.journal, lading.engine.link, lading.engine.publish
 import lading.engine.removal, lading.engine.supervisor
 import lading.storage.layers, lading.storage.log, lading.storage.store
 

@@ -167,7 +167,14 @@ async def test_the_restored_log_continues_the_chain(stage: Stage, second: Stage,
     whole, only = read_manifest(tmp_path / "all"), read_manifest(tmp_path / "log")
     assert (whole.position, whole.chain, whole.missing) == (only.position, only.chain, [])
     assert sorted(os.listdir(tmp_path / "log")) == ["backup.json", "log"]
-    assert sorted(os.listdir(tmp_path / "all")) == ["backup.json", "blobs", "containers", "layers", "log"]
+    assert sorted(os.listdir(tmp_path / "all")) == [
+        "backup.json",
+        "blobs",
+        "containers",
+        "layers",
+        "log",
+        "splits",
+    ]
     await lading(second.root, "restore", os.fspath(tmp_path / "all"))
     done = await lading(second.root, "ps", "-a", "--format", "json")
     assert json.loads(done.stdout)["Names"] == "never-ran"
