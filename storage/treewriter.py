@@ -59,7 +59,7 @@ _IMPLIED: Final = Metadata(0o755, 0, 0, 0)
 
 # File systems on which what a file takes is known once it is written: tmpfs and ext4, which counts blocks that it
 # has promised and not yet allocated (fs/ext4/inode.c, ext4_file_getattr).
-_STEADY: Final = (0x01021994, 0xEF53)
+STEADY: Final = (0x01021994, 0xEF53)
 
 _REPLACED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -126,7 +126,7 @@ class TreeWriter:
         self._inodes = 1
         self._blocks = 0
         # Where what a file takes may change once it is closed, or something was removed again, all is measured.
-        self._measure = filesystem_type(self.root) not in _STEADY
+        self._measure = filesystem_type(self.root) not in STEADY
 
     def __enter__(self) -> TreeWriter:
         return self
