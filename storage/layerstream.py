@@ -21,7 +21,7 @@ from lading.storage.tar import ByteSource
 
 __all__ = ["Ahead", "ByteSource", "LayerStream", "Tee"]
 
-_DEPTH: Final = 4
+_DEPTH: Final = 12
 """Pieces that wait between two stages."""
 
 

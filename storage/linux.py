@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 from typing import Final
 
 __all__ = [
@@ -103,7 +102,7 @@ _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_OPENAT2 = 437
-_SYS_RENAMEAT2 = 316 if platform.machine() == "x86_64" else 276  # 276 is the generic table's (aarch64, riscv64)
+_SYS_RENAMEAT2 = 316 if os.uname().machine == "x86_64" else 276  # 276 is the generic table's (aarch64, riscv64)
 
 _CLONE_NEWNET = 0x40000000
 _PR_SET_NO_NEW_PRIVS = 38

@@ -50,6 +50,7 @@ MAX_MTIME_NS: Final = 2**63 - 1
 MIN_MTIME_NS: Final = -(2**31) * 10**9
 
 _ZERO = bytes(BLOCK)
+_NO_XATTRS: Final[dict[bytes, bytes]] = {}
 
 
 class ByteSource(Protocol):
@@ -353,7 +354,7 @@ class TarReader:
         uid = self._number(block[108:116], "uid")
         gid = self._number(block[116:124], "gid")
         mtime_ns = self._number(block[136:148], "mtime") * 1_000_000_000
-        xattrs: dict[bytes, bytes] = {}
+        xattrs = _NO_XATTRS
         pax = extensions.pax
         if pax is not None:
             values = pax.values

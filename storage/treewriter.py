@@ -21,9 +21,8 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Final, NoReturn, Protocol, assert_never
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, assert_never
 
 import attrs
 
@@ -48,6 +47,9 @@ from lading.storage.plan import (
 )
 from lading.storage.tar import Regions, TarReader
 from lading.storage.trees import Usage, measure_tree, printable, remove_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path  # workers start without it
 
 __all__ = ["Borrowed", "Splitter", "TreeWriter"]
 

@@ -8,7 +8,7 @@ result, for :mod:`lading.storage.settle`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -16,6 +16,9 @@ from lading.storage.layerstream import LayerStream, Tee
 from lading.storage.plan import DEFAULT_LIMITS, Limits, plan
 from lading.storage.tar import ByteSource, TarReader
 from lading.storage.treewriter import Borrowed, Splitter, TreeWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path  # workers start without it
 
 __all__ = ["Borrowed", "Splitter", "Unpacked", "unpack"]
 
