@@ -38,8 +38,10 @@ bytes that are not read yet: what a buffer above it has read ahead of an unseeka
 written to a pipe."""
 
 _IDLE: Final = 10.0
+_PATIENCE: Final = 5.0
 _PIPE: Final = 1 << 20
 _LENGTH: Final = struct.Struct(">I")
+_MOST: Final = 1 << 28  # bytes of a message; paths may take 64 MiB
 _THREADS: Final = 2
 
 
@@ -61,22 +63,47 @@ class _Worker:
             sent = await self.connection.sendmsg([message], rights)
             while sent < len(message):
                 sent += await self.connection.send(message[sent:])
-            data = bytearray()
-            while more := await self.connection.recv(1 << 16):
-                data += more
-                while len(data) >= 4 and len(data) >= 4 + (size := _LENGTH.unpack_from(data)[0]):
-                    said = msgpack.unpackb(bytes(data[4 : 4 + size]))
-                    del data[: 4 + size]
-                    if "done" in said:
-                        result: Mapping[str, Any] = said["done"]
-                        return result
-                    if "failed" in said:
-                        raise decode_error(said["failed"])
-                    if progress is not None:
-                        progress(said["read"])
+            async with contextlib.aclosing(self._hear()) as messages:
+                async for said in messages:
+                    match said:
+                        case {"read": int(read)}:
+                            if progress is not None:
+                                progress(read)
+                        case {"done": dict(result)}:
+                            return result
+                        case {"failed": dict(error)}:
+                            raise decode_error(error)
+                        case _:
+                            raise self._nonsense()
         raise await self._died()
 
+    async def _hear(self) -> AsyncGenerator[object, None]:
+        """What the worker says, until it says no more."""
+        data = bytearray()
+        while more := await self.connection.recv(1 << 16):
+            data += more
+            while len(data) >= _LENGTH.size:
+                [size] = _LENGTH.unpack_from(data)
+                if size > _MOST:
+                    raise self._nonsense()
+                end = _LENGTH.size + size
+                if len(data) < end:
+                    break
+                try:
+                    said = msgpack.unpackb(bytes(data[_LENGTH.size : end]))
+                except Exception as error:
+                    raise self._nonsense() from error
+                del data[:end]
+                yield said
+
+    def _nonsense(self) -> HostError:
+        # The archive may have got hold of it, so nothing that it says is taken for more than it can be.
+        return HostError("unpack", "", 0, f"its worker (process {self.process.pid}) says what makes no sense")
+
     async def _died(self) -> HostError:
+        with trio.move_on_after(_PATIENCE):
+            await self.process.wait()
+        self.process.kill()  # one that says no more and doesn't end
         code = await self.process.wait()
         if code < 0:
             why = f"its worker (process {self.process.pid}) was ended by {signal.Signals(-code).name}"

@@ -184,6 +184,8 @@ def _unzstd(raw: _Raw, window: int) -> Iterator[bytes]:
                 if "much memory" in str(error):
                     why = f"its zstd frames need a window of more than {window} bytes"
                     raise BadLayer(f"{why}: compress it without --ultra or --long") from error
+                if "not enough memory" in str(error):
+                    raise MemoryError from error
                 raise BadLayer(f"its zstd compression is corrupt ({error})") from error
             if not frame.eof:
                 raise BadLayer("its zstd compression is corrupt (a frame goes on after its last block)")

@@ -184,6 +184,7 @@ class LayerStream:
     def _raw(self, piece: bytes) -> Iterator[bytes]:
         while piece:
             self.compressed_size += len(piece)
+            self._check_size(self.compressed_size)
             if self._tee is not None:
                 try:
                     self._tee.write(piece)
@@ -197,14 +198,14 @@ class LayerStream:
     def _checked_plain(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
             self.size += len(piece)
-            self._check_size()
+            self._check_size(self.size)
             yield piece
 
     def _checked(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         limits = self._limits
         for piece in pieces:
             self.size += len(piece)
-            self._check_size()
+            self._check_size(self.size)
             if self.size > limits.expansion_free and self.size > limits.expansion * self.compressed_size:
                 raise BadLayer(
                     f"it is a bomb: {self.compressed_size} bytes expand to more than {limits.expansion} times that"
@@ -212,6 +213,6 @@ class LayerStream:
             self._plain_hash.update(piece)
             yield piece
 
-    def _check_size(self) -> None:
-        if self.size > self._limits.stream_bytes:
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.stream_bytes:
             raise BadLayer(f"it is larger than the limit of {self._limits.stream_bytes} bytes")

@@ -60,10 +60,11 @@ class Limits:
     """How much one layer may ask for; past any of these it is refused.
 
     ``entries`` counts implied parent directories too, of whose paths ``implied_bytes`` may be kept.
-    ``stream_bytes`` bounds the uncompressed archive and ``file_bytes`` the sum of all file lengths, holes
-    included. Beyond its first ``expansion_free`` bytes that archive may be at most ``expansion`` times as long
-    as what it was compressed to: gzip can't do more than 1,032, while zstd can do 30,000. ``zstd_window`` bounds
-    the memory for a zstd frame, ``header_bytes`` one extended header or sparse map. Paths are in bytes.
+    ``stream_bytes`` bounds the archive, as it comes and uncompressed, and ``file_bytes`` the sum of all file
+    lengths, holes included. Beyond its first ``expansion_free`` bytes that archive may be at most ``expansion``
+    times as long as what it was compressed to: gzip can't do more than 1,032, while zstd can do 30,000.
+    ``zstd_window`` bounds the memory for a zstd frame, ``header_bytes`` one extended header or sparse map. Paths
+    are in bytes.
     """
 
     entries: int = 2_000_000

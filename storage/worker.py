@@ -209,9 +209,12 @@ def _plain(_owner: object, _field: object, value: Any) -> Any:
 
 
 def decode_unpacked(found: Mapping[str, Any]) -> Unpacked:
-    """What ``encode_unpacked`` gave."""
-    borrowed = tuple(Borrowed(*each) for each in found["borrowed"])
-    return Unpacked(**{**found, "implied": tuple(found["implied"]), "borrowed": borrowed})
+    """What ``encode_unpacked`` gave. ``HostError`` if it can't have."""
+    try:
+        borrowed = tuple(Borrowed(*each) for each in found["borrowed"])
+        return Unpacked(**{**found, "implied": tuple(found["implied"]), "borrowed": borrowed})
+    except (KeyError, TypeError) as error:
+        raise HostError("unpack", "", 0, f"its worker's result makes no sense ({error})") from error
 
 
 def encode_error(error: Exception) -> dict[str, Any]:
@@ -238,10 +241,11 @@ def encode_error(error: Exception) -> dict[str, Any]:
 
 def decode_error(message: Mapping[str, Any]) -> LadingError:
     """The error of ``encode_error``."""
-    kind = getattr(errors, str(message["class"]), None)
+    kind = getattr(errors, str(message.get("class")), None)
     if isinstance(kind, type) and issubclass(kind, LadingError):
-        return kind(*message["values"])
-    return ImageInvalid(f"{message['class']}: {message['values']}")
+        with contextlib.suppress(KeyError, TypeError):
+            return kind(*message["values"])
+    return ImageInvalid(f"its worker failed with {message}")
 
 
 def main(requests: int, lifeline: int) -> None:

@@ -6,7 +6,10 @@ import gzip
 import io
 import os
 import signal
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -211,3 +214,114 @@ async def test_a_worker_has_nothing_of_the_engines(unpackers: Unpackers, staging
     assert "NoNewPrivs:\t1" in str(seen["status"])
     assert "CapEff:\t000000008820001f" in str(seen["status"])
     assert "Max core file size        0" in str(seen["limits"])
+
+
+@pytest.mark.parametrize(
+    "said", [b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\1\x05", b"\0\0\0\6\x81\xa4done\x80"]
+)
+async def test_a_worker_that_was_taken_over_is_not_believed(
+    unpackers: Unpackers, staging: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    def command(requests: int, lifeline: int) -> list[str]:
+        code = f"import os,time; os.write({requests}, {said!r}); time.sleep(100)"
+        return [sys.executable, "-I", "-S", "-c", code]
+
+    monkeypatch.setattr("lading.engine.unpacking.command", command)
+    with trio.fail_after(10), pytest.raises(HostError, match="sense"):
+        await unpackers.unpack(io.BytesIO(archive()), staging, split=False)
+
+
+async def test_what_a_worker_says_of_its_end_is_told(
+    unpackers: Unpackers, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "lading.engine.unpacking.command",
+        lambda requests, lifeline: [sys.executable, "-I", "-S", "-c", "raise SystemExit('no such thing')"],
+    )
+    with pytest.raises(HostError, match=r"ended with code 1: no such thing"):
+        await unpackers.unpack(io.BytesIO(archive()), staging, split=False)
+
+
+async def test_an_idle_worker_that_died_is_replaced(unpackers: Unpackers, tmp_path: Path) -> None:
+    before = children()
+    await unpackers.warm()
+    [worker] = children() - before
+    os.kill(worker, signal.SIGKILL)
+    (tmp_path / "s").mkdir()
+    await unpackers.unpack(io.BytesIO(archive()), tmp_path / "s", split=False)
+    assert worker not in children()
+
+
+async def test_a_stopped_worker_can_be_cancelled(staging: Path) -> None:
+    before = children()
+    async with open_unpackers() as unpackers:
+        await unpackers.warm()
+        [worker] = children() - before
+        os.kill(worker, signal.SIGSTOP)
+        with trio.move_on_after(0.2) as scope:
+            await unpackers.unpack(io.BytesIO(archive()), staging, split=False)
+        assert scope.cancelled_caught
+        assert children() == before
+
+
+async def test_memory_that_a_layer_asks_for_is_refused_it(unpackers: Unpackers, staging: Path) -> None:
+    """The limits would allow it, the worker's own limit does not."""
+    huge = b"\x28\xb5\x2f\xfd\x00" + bytes([(31 - 10) << 3]) + b"\x01\x00\x00"
+    with pytest.raises(HostError, match=r"Cannot allocate memory; its worker may use 1024 MiB"):
+        await unpackers.unpack(io.BytesIO(huge), staging, split=False, limits=Limits(zstd_window=1 << 31))
+
+
+async def test_many_layers_share_a_few_workers(tmp_path: Path) -> None:
+    before = children()
+    most = 0
+    made: list[int] = []
+
+    async def one(number: int) -> None:
+        nonlocal most
+        (tmp_path / str(number)).mkdir()
+        staged = await unpackers.unpack(pieces(archive(), 200), tmp_path / str(number), split=False)
+        most = max(most, len(children() - before))
+        made.append(staged.unpacked.entries)
+
+    async with open_unpackers(2) as unpackers, trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(one, number)
+    assert made == [3] * 12
+    assert most == 2
+    assert children() == before
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """However it ends, and wherever they are: between jobs, and reading what never comes."""
+    code = f"""
+import os, trio
+from pathlib import Path
+from lading.engine.unpacking import open_unpackers
+async def main():
+    async with open_unpackers() as unpackers, trio.open_nursery() as nursery:
+        await unpackers.warm(2)
+        read, write = os.pipe()
+        Path({str(tmp_path / "s")!r}).mkdir()
+        nursery.start_soon(lambda: unpackers.unpack(read, Path({str(tmp_path / "s")!r}), split=False))
+        await trio.sleep(0.3)
+        print(" ".join(str(w.process.pid) for w in [*unpackers._idle, *unpackers._busy]), flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [Path("/proc") / pid for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 5
+    while any(_alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _alive(process: Path) -> bool:
+    try:
+        return "\nState:\tZ" not in (process / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -160,11 +160,20 @@ def test_a_real_tree_goes_through_gnu_tar_and_back(
         (Limits(path_bytes=5), "path of"),
         (Limits(path_depth=2), "levels deep"),
         (Limits(component_bytes=3), "longer than 3"),
+        (Limits(implied_bytes=60), "without an entry of their own"),
     ],
 )
 def test_limits_are_kept(place: Any, tar: Any, limits: Limits, why: str) -> None:
     with pytest.raises(BadLayer, match=why):
         place.unpack(*(tar.f(b"d/e/file%d" % i, b"x" * 500) for i in range(4)), limits=limits)
+
+
+def test_limits_of_headers_and_sparse_maps_are_kept(place: Any, tar: Any) -> None:
+    place.unpack(tar.x((b"comment", b"c" * 4000)), tar.f(b"f"), limits=Limits(header_bytes=5000))
+    with pytest.raises(BadLayer, match="at most 3000 are accepted"):
+        place.unpack(tar.x((b"comment", b"c" * 4000)), tar.f(b"f"), limits=Limits(header_bytes=3000))
+    with pytest.raises(BadLayer, match="hard links to files of lower layers"):
+        place.unpack(tar.lnk(b"h", b"none"), lower_links=True, limits=Limits(implied_bytes=60))
 
 
 def test_stop_is_asked_and_what_it_raises_goes_through(place: Any, tar: Any) -> None:
