@@ -247,6 +247,7 @@ async def test_an_idle_worker_that_died_is_replaced(unpackers: Unpackers, tmp_pa
     await unpackers.warm()
     [worker] = children() - before
     os.kill(worker, signal.SIGKILL)
+    await _until(lambda: not _alive(Path("/proc") / str(worker)))
     (tmp_path / "s").mkdir()
     await unpackers.unpack(io.BytesIO(archive()), tmp_path / "s", split=False)
     assert worker not in children()
