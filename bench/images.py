@@ -1,10 +1,10 @@
 """How long load, pull, save and push take beside other engines, and in how much memory.
 
-Three rounds: in each everybody has a turn, so that a slow minute slows all; the median counts, after one round that
-does not. The image is a Debian of 200 MB and 9,800 entries. Archives, the registry's files and the programs are in
-the page cache; each engine's store has no image at the beginning of a turn. All of it on tmpfs, and on disk, where
-Lading has synced what it says it has, and the others leave that to the kernel. ``ratio`` is to docker, ``to_podman``
-and ``to_tar`` to those: GNU tar unpacks the same layers, and does nothing else.
+Three rounds: in each everybody has a turn, so that a slow minute slows all; the median counts, after one round
+that does not. The image is a Debian of 200 MB and 9,800 entries. Archives, the registry's files and the programs are
+in the page cache; each engine's store has no image at the beginning of a turn. All of it on tmpfs, and on disk,
+where Lading has synced what it says it has, and the others leave that to the kernel. ``ratio`` is to docker,
+``to_podman`` and ``to_tar`` to those: GNU tar unpacks the same layers, and does nothing else.
 
     python bench/images.py [--rounds N] [--only docker,podman,...] [--measures load,pull,...] [--places disk,tmpfs]
 """
@@ -55,7 +55,7 @@ class Bench:
         after: Callable[[], None] | None = None,
         tar: float | None = None,
     ) -> None:
-        """Time ``turn`` for everybody; ``prepare`` comes before and ``after`` behind it, neither of which counts."""
+        """Time ``turn`` for everybody, but neither ``prepare``, which comes before it, nor ``after``."""
         seconds: dict[str, list[float]] = {}
         out: set[str] = set()
         for number in range(self._rounds + 1):
@@ -236,6 +236,8 @@ async def main(rounds: int, only: list[str], measures: list[str], places: list[s
     report = Report("images")
     if os.geteuid() != 0:
         raise SystemExit("unpacking images needs root")
+    if absent := peers.missing("docker-registry", "skopeo", "docker"):
+        raise SystemExit(f"not installed: {', '.join(absent)}; ./dev bench images installs them")
     for place in places:
         with workplace(place) as directory:
             async with contestants(directory, only) as who:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -14,8 +13,9 @@ from typing import Self
 
 import pytest
 from certificates import Certificates, make_certificates
+from peers import program
 
-PROGRAM = shutil.which("docker-registry", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin")
+PROGRAM = program("docker-registry")
 
 USER = "lading"
 PASSWORD = "s3cret-of-tests"
