@@ -1,7 +1,7 @@
 """How long load, pull, save and push take beside other engines, and in how much memory.
 
 Three rounds: in each everybody has a turn, so that a slow minute slows all; the median counts, after one round
-that does not. The image is a Debian of 200 MB and 9,800 entries. Archives, the registry's files and the programs are
+that does not. The image: a Debian of 200 MB and 9,800 entries. Archives, the registry's files and the programs are
 in the page cache; each engine's store has no image at the beginning of a turn. All of it on tmpfs, and on disk,
 where Lading has synced what it says it has, and the others leave that to the kernel. ``ratio`` is to docker,
 ``to_podman`` and ``to_tar`` to those: GNU tar unpacks the same layers, and does nothing else.
