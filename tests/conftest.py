@@ -44,6 +44,13 @@ def local_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRe
         yield registry
 
 
+@pytest.fixture
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
+    """An empty registry for this test alone."""
+    with LocalRegistry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
+
+
 @pytest.fixture(scope="session")
 def busybox_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root file system around the host's static busybox, as a tar archive."""

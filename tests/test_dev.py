@@ -1,5 +1,6 @@
 """The developer's scripts: they parse, they say what they can do, and they refuse what they can't."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,3 +34,11 @@ def test_unknown_command_exits_2_with_usage() -> None:
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert refused.stderr.startswith("usage: ./dev")
+
+
+def test_nothing_that_starts_a_daemon_is_installed() -> None:
+    """Installing these starts a service on most hosts; what is needed of them is fetched beside instead."""
+    words = re.findall(r"(?:install_packages|missing\+=\()([^)\n;|&#]*)", (ROOT / "dev").read_text())
+    installed = {word.strip('"') for line in words for word in line.split()}
+    assert {"skopeo", "strace", "chromium"} <= installed
+    assert not installed & {"docker.io", "docker-ce", "containerd", "docker-registry", "podman"}

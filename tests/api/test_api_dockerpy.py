@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import io
 import tarfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
-import peers
 import pytest
 import trio
 from imagefiles import write_docker_archive, write_oci_archive
@@ -32,15 +31,6 @@ LABELS = {"kind": "story", "of": "layers"}
 async def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """The result of ``function``, which blocks."""
     return await trio.to_thread.run_sync(functools.partial(function, *args, **options))
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[LocalRegistry]:
-    peers.require("docker-registry")
-    directory = tmp_path / "registry"
-    directory.mkdir()
-    with LocalRegistry(directory) as running:
-        yield running
 
 
 @pytest.fixture

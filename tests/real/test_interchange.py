@@ -61,15 +61,6 @@ def podman(tmp_path: Path) -> Iterator[peers.Podman]:
     podman.close()
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[LocalRegistry]:
-    peers.require("docker-registry", "skopeo")
-    directory = tmp_path / "registry"
-    directory.mkdir()
-    with LocalRegistry(directory) as running:
-        yield running
-
-
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory: pytest.TempPathFactory, busybox_tar: Path) -> Mapping[str, Image]:
     """The image by its layers' form; ``docker`` is gzip in Docker's dialect."""
