@@ -1,7 +1,7 @@
 """Engines of other makers, each private: own directory, own socket, nothing on the host but files in there.
 
-``Podman`` and ``skopeo`` are commands; ``Docker`` is a containerd and a dockerd, started by hand and ended by pid,
-in mount namespaces of their own. Where a program is not installed, ``require`` skips the test.
+``Podman`` and ``skopeo`` are commands; ``Docker`` is a dockerd with its containerd, started by hand and ended by
+pid, in a mount namespace of its own. Where a program is not installed, ``require`` skips the test.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -116,34 +115,37 @@ class Podman:
         return ENVIRONMENT | self._environment
 
     def close(self) -> None:
-        """Undo the mount that its store makes of itself, and delete it."""
-        for name in ("graphroot/overlay", "graphroot"):
-            if os.path.ismount(self._directory / name):
-                run(["umount", "-l", self._directory / name])
+        """Undo the mounts of its images and of its store, and delete it."""
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for mount in sorted((each for each in mounts if each.startswith(f"{self._directory}/")), reverse=True):
+            run(["umount", mount])
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-# dockerd writes a key below /etc and sockets below /run whatever it is told.
+# dockerd writes a key below /etc and sockets below /run, and its containerd makes directories below /opt.
 _PRIVATE = """
 set -e
-mkdir -p "$1/etc" "$1/work"
-mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" overlay /etc
-mount -t tmpfs tmpfs /run
+own=$1
 shift
+for name in etc opt; do
+  mkdir -p "$own/$name" "$own/$name-work"
+  mount -t overlay -o "lowerdir=/$name,upperdir=$own/$name,workdir=$own/$name-work" overlay "/$name"
+done
+mount -t tmpfs tmpfs /run
 exec "$@"
 """
 
 
 class Docker:
-    """A dockerd below ``directory`` without a network of its own, on its own containerd. A context manager.
+    """A dockerd below ``directory`` that starts its own containerd, without a network. A context manager.
 
-    ``socket`` is where it listens. Its storage driver is overlay2. ``pids``: of dockerd and of containerd.
+    ``socket`` is where it listens. Its storage driver is overlay2. It runs containers only without a network, or
+    with the host's.
     """
 
-    def __init__(self, directory: Path, insecure: Sequence[str] = ("127.0.0.0/8",)) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._insecure = insecure
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._daemon: subprocess.Popen[bytes] | None = None
         self.socket = directory / "docker.sock"
 
     def __enter__(self) -> Docker:
@@ -160,7 +162,8 @@ class Docker:
 
     @property
     def pids(self) -> list[int]:
-        return [daemon.pid for daemon in self._daemons]
+        """dockerd; containerd is its child."""
+        return [] if self._daemon is None else [self._daemon.pid]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -179,41 +182,45 @@ class Docker:
 
     def _start(self) -> None:
         top = self._directory
-        containerd = top / "containerd.sock"
-        config = {"version": 2, "root": top / "containerd", "state": top / "state/containerd"}
-        lines = [f"{key} = {json.dumps(value, default=str)}" for key, value in config.items()]
-        lines += ['disabled_plugins = ["io.containerd.grpc.v1.cri"]', "[grpc]", f'address = "{containerd}"']
-        lines += ['[plugins."io.containerd.internal.v1.opt"]', f'path = "{top / "opt"}"', ""]
-        (top / "containerd.toml").write_text("\n".join(lines))
-        self._spawn("containerd", "--config", str(top / "containerd.toml"), "--log-level", "warn")
-        self._until(containerd.exists, "containerd")
-        (top / "daemon.json").write_text(json.dumps({"insecure-registries": list(self._insecure)}))
+        (top / "daemon.json").write_text("{}")
         places = {
             "--config-file": top / "daemon.json",
             "--data-root": top / "data",
-            "--exec-root": top / "state/docker",
+            "--exec-root": top / "state",
             "--pidfile": top / "docker.pid",
-            "--containerd": containerd,
             "-H": f"unix://{self.socket}",
         }
         words = [str(word) for pair in places.items() for word in pair]
         quiet = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none")
-        self._spawn("dockerd", *words, *quiet, "--storage-driver", "overlay2", "--log-level", "warn")
-        self._until(self._answers, "dockerd")
-
-    def _spawn(self, name: str, *args: str) -> None:
-        own = self._directory / f"{name}-own"
-        private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _PRIVATE, "sh", str(own)]
-        with (self._directory / f"{name}.log").open("wb") as log:
-            self._daemons.append(
-                subprocess.Popen(
-                    [*private, program(name) or name, *args],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=ENVIRONMENT,
-                )
+        words += [*quiet, "--storage-driver", "overlay2", "--log-level", "warn"]
+        # It ends with this process even if that is killed.
+        private = [
+            "setpriv",
+            "--pdeathsig",
+            "TERM",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            _PRIVATE,
+            "sh",
+            str(top / "own"),
+        ]
+        with (top / "log").open("wb") as log:
+            self._daemon = subprocess.Popen(
+                [*private, program("dockerd") or "dockerd", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=ENVIRONMENT,
             )
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            if self._daemon.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"dockerd does not answer: {(top / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
 
     def _answers(self) -> bool:
         with suppress(Failed):
@@ -221,21 +228,14 @@ class Docker:
             return True
         return False
 
-    def _until(self, done: Callable[[], bool], name: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not done():
-            if self._daemons[-1].poll() is not None or time.monotonic() > deadline:
-                raise Failed(f"{name} does not answer: {(self._directory / f'{name}.log').read_text()[-2000:]}")
-            time.sleep(0.05)
-
     def close(self) -> None:
-        """End both, dockerd first; their mounts go with their namespaces. Deletes the directory."""
-        for daemon in reversed(self._daemons):
-            daemon.terminate()
+        """End it; its mounts go with its namespace. Deletes the directory."""
+        if self._daemon is not None:
+            self._daemon.terminate()
             try:
-                daemon.wait(PATIENCE)
+                self._daemon.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                daemon.send_signal(signal.SIGKILL)
-                daemon.wait()
-        self._daemons.clear()
+                self._daemon.kill()
+                self._daemon.wait()
+            self._daemon = None
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import tarfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ import docker.errors
 import pytest
 import trio
 from imagefiles import write_docker_archive, write_oci_archive
-from images import Image, Index, storied
+from images import MEDIA, Image, Index, storied
 from pushing import Registry, push_image
 from registry import PASSWORD, USER, LocalRegistry
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 NAME = "localhost/story:1"
+ANY_MANIFEST = ", ".join(MEDIA[dialect]["manifest"] for dialect in MEDIA)
 LABELS = {"kind": "story", "of": "layers"}
 
 
@@ -96,7 +98,8 @@ async def test_pull_tells_of_every_layer(sdk: docker.DockerClient, registry: Loc
     first = await call(lines)
     assert (first[0]["status"], first[0]["id"]) == ("Pulling from lib/story", "1")
     ids = {each.digest[7:19] for each in story.layers}
-    assert {line["id"] for line in first if line["status"] == "Pull complete"} == ids
+    ended = ("Pull complete", "Already exists")  # the lowest is there already: the engine's own image has it, too
+    assert {line["id"] for line in first if line["status"] in ended} == ids
     downloads = [line for line in first if line["status"] == "Downloading"]
     assert all(0 <= line["progressDetail"]["current"] <= line["progressDetail"]["total"] for line in downloads)
     assert {"status": f"Digest: {digest}"} in first
@@ -111,7 +114,8 @@ async def test_pull_of_a_platform(sdk: docker.DockerClient, registry: LocalRegis
     name = f"{registry.address}/many"
     image = await call(sdk.images.pull, name, tag="1", platform="linux/s390x")
     assert (image.id, image.attrs["Architecture"]) == (made["s390x"].id, "s390x")
-    with pytest.raises(docker.errors.NotFound, match="riscv64"):
+    await call(sdk.images.remove, f"{name}:1")
+    with pytest.raises(docker.errors.NotFound):
         await call(sdk.images.pull, name, tag="1", platform="linux/riscv64")
 
 
@@ -139,7 +143,7 @@ async def test_push_goes_where_it_says(
     (aux,) = [line["aux"] for line in lines if "aux" in line]
     assert (aux["Tag"], len([line for line in lines if line.get("status") == "Pushed"])) == ("2", 3)
     with Registry(registry.address) as asked:
-        manifest = asked.get_manifest("mine/story", "2", story.media_type)
+        manifest = asked.get_manifest("mine/story", "2", ANY_MANIFEST)
         assert asked.get_blob("mine/story", story.id) == story.config
     assert len(manifest) == aux["Size"]
     again = await call(lambda: list(sdk.images.push(name, tag="2", stream=True, decode=True)))
@@ -199,6 +203,8 @@ async def test_load_of_several_and_of_an_oci_archive(
     assert {image.id: image.tags for image in images} == {story.id: [NAME], other.id: ["localhost/other:2"]}
 
 
+# The SDK leaves its socket to the garbage collector when an error comes within a stream.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_load_of_what_is_no_image_is_refused(sdk: docker.DockerClient, archive: bytes) -> None:
     for content in (b"this is no archive" * 1000, archive[: len(archive) // 2]):
         with pytest.raises((docker.errors.APIError, docker.errors.ImageLoadError)):
@@ -359,7 +365,9 @@ async def test_events_tell_what_happened_to_images(
     await call(lambda: list(sdk.images.push(name, tag="1", stream=True)))
     await call(sdk.images.remove, f"{name}:1")
     await call(sdk.images.remove, NAME)
-    told = await call(lambda: list(sdk.events(since=0, until=2**31, decode=True, filters={"type": "image"})))
+    told = await call(
+        lambda: list(sdk.events(since=0, until=int(time.time()) + 1, decode=True, filters={"type": "image"}))
+    )
     actions = [each["Action"] for each in told]
     assert [each for each in actions if each in ("load", "tag", "push", "untag", "delete")][-6:] == [
         "load",

@@ -20,7 +20,7 @@ import attrs
 import peers
 import pytest
 from imagefiles import write_docker_archive, write_oci_archive, write_oci_layout
-from images import Image, Index, flatten, sha256, storied
+from images import MEDIA, Image, Index, flatten, sha256, storied
 from peers import skopeo, skopeo_copy
 from pushing import Registry, push_image
 from registry import LocalRegistry
@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.real, pytest.mark.long]
 
 NAME = "localhost/story:1"
 COUNT = 4
+ANY_MANIFEST = ", ".join(MEDIA[dialect]["manifest"] for dialect in MEDIA)
 Tree = dict[str, tuple[str, int, int, int, bytes]]
 
 # -- the others --------------------------------------------------------------------------------------------------
@@ -349,7 +350,7 @@ async def test_what_we_push_others_pull(
         await engine.images.tag(NAME, name)
         pushed = await engine.images.push(name)
     with Registry(registry.address) as asked:
-        manifest = asked.get_manifest("by/us", "1", image.media_type)
+        manifest = asked.get_manifest("by/us", "1", ANY_MANIFEST)
         assert (pushed.digest, pushed.size) == (sha256(manifest), len(manifest))
         assert asked.get_blob("by/us", image.id) == image.config
         layers = [each["digest"] for each in json.loads(manifest)["layers"]]
@@ -387,7 +388,6 @@ async def test_an_image_goes_from_registry_to_registry_unchanged(
         await engine.images.tag(f"{registry.address}/first:1", f"{registry.address}/second:1")
         await engine.images.push(f"{registry.address}/second:1")
     with Registry(registry.address) as asked:
-        accepted = "application/vnd.oci.image.manifest.v1+json"
-        manifest = json.loads(asked.get_manifest("second", "1", f"{accepted}, {image.media_type}"))
+        manifest = json.loads(asked.get_manifest("second", "1", ANY_MANIFEST))
     assert [each["digest"] for each in manifest["layers"]] == [each.digest for each in image.layers]
     assert manifest["config"]["digest"] == image.id
