@@ -14,7 +14,8 @@ command     the command's id, or the beginning of it
 
 The image and the labels of a container are those that it was created with, which its later records don't repeat:
 whoever asks passes in how to look them up (``Origin``). A tag's record has the images that it names and the labels
-of the one it names now; an image's record has its own. Other records have neither, and fit no word about them.
+of the one it names now; an image's record has its own; a pull's has the name that was asked for, and its last one
+the image. Other records have neither, and fit no word about them.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from lading.events.envelope import Actor, Record
 from lading.events.errors import Invalid
 from lading.events.facts import Event
 from lading.events.ids import image_stream
-from lading.events.image import ImageAdded, Tagged
+from lading.events.image import ImageAdded, Pushed, Tagged, Untagged
 from lading.events.reference import parse_reference
+from lading.events.transfer import PullFinished, PullRequested
 
 __all__ = ["EVERYTHING", "Lookup", "Origin", "Selection", "SelectionWords", "is_image", "origin_of", "select"]
 
@@ -45,7 +47,10 @@ _LONGEST: Final = 8192
 
 @attrs.frozen
 class Origin:
-    """What a container or an image was made with, and never changes: the image's id, its name, the labels."""
+    """What a container or an image was made with, and never changes: the image's id, its name, the labels.
+
+    Of a pull, it is the name that was asked for.
+    """
 
     image: str
     image_name: str
@@ -57,11 +62,13 @@ Lookup = Callable[[str], Origin | None]
 
 
 def origin_of(event: Event) -> Origin | None:
-    """The origin that ``event`` itself tells: that of a container or an image that begins with it."""
+    """The origin that ``event`` itself tells: that of a container, an image or a pull that begins with it."""
     if isinstance(event, Created):
         return Origin(event.spec.image, event.spec.image_name, event.spec.labels)
     if isinstance(event, ImageAdded):
         return Origin(event.image, "", event.config.labels)
+    if isinstance(event, PullRequested):
+        return Origin("", event.reference, {})
     return None
 
 
@@ -103,12 +110,17 @@ class Selection:
 
     def _made_so(self, record: Record, lookup: Lookup) -> bool:
         event = record.event
-        if isinstance(event, Tagged):
+        if isinstance(event, Tagged | Untagged | Pushed | PullFinished):
             known = lookup(image_stream(event.image)) if self.labels else None
-            made = [Origin(event.image, event.name, known.labels if known else {})]
-            if event.previous:
+            name = ""
+            if not isinstance(event, PullFinished):
+                name = event.name
+            elif self.images and (asked := lookup(record.stream)) is not None:
+                name = asked.image_name
+            made = [Origin(event.image, name, known.labels if known else {})]
+            if isinstance(event, Tagged) and event.previous:
                 made.append(Origin(event.previous, event.name, made[0].labels))
-        elif record.stream.startswith(("container/", "image/")):
+        elif record.stream.startswith(("container/", "image/", "pull/")):
             one = origin_of(event) or lookup(record.stream)
             made = [] if one is None else [one]
         else:

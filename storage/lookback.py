@@ -40,7 +40,7 @@ class Lookback:
         self._base: tuple[int, _Reader] | None = None
 
     def origin(self, stream: str) -> Origin | None:
-        """What the container or image of ``stream`` was made with (a ``Lookup``); None if it has no such thing."""
+        """What the container, image or pull of ``stream`` began with (a ``Lookup``); None if it has none."""
         if stream in self._origins:
             return self._origins[stream]
         found = self._find_origin(stream)
@@ -50,6 +50,8 @@ class Lookback:
 
     def _find_origin(self, stream: str) -> Origin | None:
         kind, _, key = stream.partition("/")
+        if kind == "pull":  # it begins with what was asked for, and is no state once it is over
+            return next((origin_of(record.event) for record in self._log.read_stream(stream, 0, 1)), None)
         if kind not in ("container", "image"):
             return None
         if (found := _origin(self._log, kind, key)) is not None:

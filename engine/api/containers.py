@@ -25,9 +25,10 @@ from lading.events.errors import HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId
 from lading.events.image import ImageState
 from lading.events.views import IMAGES
+from lading.storage.store import Paths
 from lading.storage.trees import measure_tree
 
-__all__ = ["add_container_routes"]
+__all__ = ["add_container_routes", "measure_writable"]
 
 _BODY = 8 << 20
 """Above what execve(2) takes in arguments and environment together."""
@@ -99,8 +100,7 @@ class _Containers:
 
     async def _sizes(self, state: ContainerState) -> Sizes:
         image = self._engine.core.log.get(IMAGES, state.spec.image)
-        upper = self._engine.core.paths.container(state.id) / "upper"
-        writable = await trio.to_thread.run_sync(_measure, os.fspath(upper))
+        writable = await trio.to_thread.run_sync(measure_writable, self._engine.core.paths, state.id)
         return Sizes(writable, writable + (image.size if image else 0))
 
     # -- commands -------------------------------------------------------------------------------------------
@@ -202,10 +202,11 @@ def _check_platform(platform: str, name: str, image: ImageState) -> None:
         )
 
 
-def _measure(directory: str) -> int:
-    """Bytes on disk of a tree that may not be there, or be on its way out."""
+def measure_writable(paths: Paths, container: str) -> int:
+    """Bytes on disk of what a container wrote; 0 if it never ran, or is on its way out."""
     try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        upper = paths.container(container) / "upper"
+        fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0
     try:

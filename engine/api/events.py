@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import attrs
 
 from lading.engine.api.history import Window, each_page
+from lading.engine.api.imageshapes import familiar
 from lading.engine.api.request import Filters, filters_of, instant_of
-from lading.engine.api.shapes import UNKNOWN_EXIT, familiar
+from lading.engine.api.shapes import UNKNOWN_EXIT
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Request, Send
 from lading.engine.http.router import Router
@@ -39,9 +40,11 @@ from lading.events.container import (
 )
 from lading.events.envelope import Record
 from lading.events.ids import container_stream, image_stream
-from lading.events.image import ImageAdded, Tagged
+from lading.events.image import ImageAdded, ImageRemoved, Pushed, Tagged, Untagged
+from lading.events.reference import parse_reference
 from lading.events.selection import Selection, is_image, select
 from lading.events.signals import signal_number
+from lading.events.transfer import LeaseTaken, PullFinished, PullRequested
 from lading.storage.log import Log
 from lading.storage.lookback import Lookback
 
@@ -113,7 +116,7 @@ class _Events:
 def _selection(filters: Filters) -> Selection:
     """Records that could give an event which fits: the rest need not be decoded."""
     kinds = filters.get("type", ("container", "image"))
-    streams = {"container": ("container/",), "image": ("image/", "tag/")}
+    streams = {"container": ("container/",), "image": ("image/", "tag/", "pull/")}
     return select(streams=[stream for kind in kinds for stream in streams.get(kind, ())] or ["none"])
 
 
@@ -121,7 +124,7 @@ class _Lines:
     """Sends what of each page of records is an event that fits, with nothing kept between the pages."""
 
     def __init__(self, log: Log, filters: Filters, since: int, until: int, send: Send) -> None:
-        self._translator = _Translator(Lookback(log))
+        self._translator = _Translator(log)
         self._filters, self._since, self._until = filters, since, until
         self._send = send
 
@@ -139,25 +142,58 @@ class _Lines:
 class _Translator:
     """Records in order, though not necessarily all of them, to Docker's events."""
 
-    def __init__(self, past: Lookback) -> None:
-        self._past = past
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._past = Lookback(log)
 
     def events(self, record: Record) -> list[_Event]:
         """What Docker would have told of ``record``."""
-        event = record.event
         if record.stream.startswith("container/"):
             return list(self._of_container(record))
-        if isinstance(event, ImageAdded):
-            action = event.origin if event.origin in ("import", "load") else "pull"
-            return [self._image(record, event.image, action, event.image)]
-        if isinstance(event, Tagged):
-            return [self._image(record, event.image, "tag", familiar(event.name))]
+        match record.event:
+            case ImageAdded(image=image, origin="import" | "load" as origin):
+                return [self._image(record, image, origin, image)]
+            case ImageRemoved(image=image):
+                return [self._image(record, image, "delete", image)]
+            case Tagged(image=image, name=name) if "@" not in name and not self._is_brought(record):
+                return [self._image(record, image, "tag", familiar(name))]
+            case Untagged(image=image, name=name) if "@" not in name:
+                return [self._image(record, image, "untag", familiar(name))]
+            case PullFinished(image=image):
+                return [self._moved(record, image, "pull", self._pulled(record.stream))]
+            case Pushed(image=image, name=name):
+                return [self._moved(record, image, "push", familiar(name))]
         return []
 
     def _image(self, record: Record, image: str, action: str, name: str) -> _Event:
+        return _Event("image", action, image, {**self._labels(image), "name": name}, record.time, image)
+
+    def _moved(self, record: Record, image: str, action: str, name: str) -> _Event:
+        """Between a registry and here: Docker tells of the name, and has the repository for a name of the name."""
+        repository = parse_reference(name).repository if name else image
+        attributes = {**self._labels(image), "name": repository}
+        return _Event("image", action, name or image, attributes, record.time, image)
+
+    def _labels(self, image: str) -> Mapping[str, str]:
         origin = self._past.origin(image_stream(image))
-        labels = origin.labels if origin else {}
-        return _Event("image", action, image, {**labels, "name": name}, record.time, image)
+        return origin.labels if origin else {}
+
+    def _pulled(self, stream: str) -> str:
+        """The familiar name that the pull of ``stream`` was asked for; empty if that was compacted away."""
+        for record in self._log.read_stream(stream, 0, 1):
+            if isinstance(record.event, PullRequested):
+                return familiar(record.event.reference)
+        return ""
+
+    def _is_brought(self, record: Record) -> bool:
+        """Whether the name of ``record`` came with a pull or a load, rather than being given by somebody."""
+        together = self._log.first_append(record.command) or ()
+        return any(
+            isinstance(each.event, PullRequested | PullFinished)
+            or (isinstance(each.event, LeaseTaken) and each.event.purpose == "load")
+            or (isinstance(each.event, ImageAdded) and each.event.origin == "load")
+            for each in together
+        )
 
     def _of_container(self, record: Record) -> Iterator[_Event]:
         before, after = self._past.step(record)

@@ -1,35 +1,37 @@
 """Images over HTTP: list, inspect, import.
 
-Source: Docker Engine API v1.47, ImageList, ImageInspect, ImageCreate.
+Source: Docker Engine API v1.47, ImageList, ImageInspect, ImageCreate; moby's ``daemon/images`` (v27) for what
+filters mean.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
-from collections.abc import Sequence
+
+import trio
 
 from lading.engine.api.changes import apply_changes
+from lading.engine.api.imagelisting import LISTING_FILTERS, ImageListing
+from lading.engine.api.imageshapes import image_inspect, image_summary
 from lading.engine.api.past import seen_by
-from lading.engine.api.request import Filters, caller_of, check_reference, filters_of
-from lading.engine.api.shapes import familiar, image_inspect, image_summary
+from lading.engine.api.request import caller_of, check_reference, filters_of
+from lading.engine.platform import host_platform
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.platform import host_platform
-from lading.engine.queries import labels_fit
-from lading.events.image import ImageState
 from lading.events.reference import parse_reference
+from lading.storage.store import Paths
 
-__all__ = ["add_image_routes"]
+__all__ = ["add_image_routes", "named"]
 
 _JSON = {"Content-Type": "application/json"}
 
 
 def add_image_routes(router: Router, engine: Engine) -> None:
-    """Route what there is to do with images."""
+    """Route what is asked of images, and what is done with their names."""
     images = _Images(engine)
     router.add("GET", "/images/json", images.list)
+    router.add("GET", "/images/search", images.search)
     router.add("GET", "/images/{name:path}/json", images.inspect)
     router.add("POST", "/images/create", images.create)
 
@@ -38,24 +40,41 @@ class _Images:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    # -- queries ------------------------------------------------------------------------------------------
+
     async def list(self, request: Request) -> Reply:
-        filters = filters_of(request, ("reference", "dangling", "label"))
-        if name := request.query.get("filter"):
+        query, version = request.query, request.version
+        filters = filters_of(request, LISTING_FILTERS)
+        if name := query.get("filter"):
             filters = {**filters, "reference": (name,)}
-        shown = []
         seen = await seen_by(self._engine, request)
-        for image in seen.images.list():
-            tags = _listed_for(image, filters)
-            if tags is not None:
-                shown.append(image_summary(image, tags))
+        listing = ImageListing(seen.images, filters, seen.now)
+        sizes = seen.sizes() if query.flag("shared-size") else None
+        shown = []
+        for image, names in listing.images():
+            if sizes is None:
+                shown.append(image_summary(image, names, version))
+            else:
+                size = sizes[image.image]
+                shown.append(image_summary(image, names, version, shared=size.shared, containers=size.containers))
         return Response.json(shown, headers=seen.headers)
 
     async def inspect(self, request: Request) -> Reply:
-        seen = await seen_by(self._engine, request)
+        engine, version = self._engine, request.version
+        seen = await seen_by(engine, request)
         image = seen.images.resolve(check_reference(request.params["name"]))
         tags = [seen.images.tag(tag) for tag in image.tags]
         since = max((tag.since for tag in tags if tag is not None), default=0)
-        return Response.json(image_inspect(image, self._engine.core.paths, since), headers=seen.headers)
+        document = await trio.to_thread.run_sync(_document, engine.core.paths, image.image)
+        return Response.json(
+            image_inspect(image, document, engine.core.paths, since, version), headers=seen.headers
+        )
+
+    async def search(self, request: Request) -> Reply:
+        words = "searching registries is not supported in this release: look on the registry's own pages"
+        raise HttpError(501, words)
+
+    # -- commands -----------------------------------------------------------------------------------------
 
     async def create(self, request: Request) -> Reply:
         """An import. Answered when the image is there, so that a failure is an error and not a line of text."""
@@ -69,7 +88,7 @@ class _Images:
         _check_platform(query.get("platform"))
         image = await self._engine.images.import_rootfs(
             request.body_stream(),
-            _reference(query.get("repo"), query.get("tag")),
+            named(query.get("repo"), query.get("tag")),
             config=apply_changes(query.get_all("changes")),
             comment=query.get("message") or "Imported from -",
             caller=caller_of(request),
@@ -77,42 +96,25 @@ class _Images:
         return Response(200, _JSON, json.dumps({"status": image.image}).encode() + b"\r\n")
 
 
-def _reference(repository: str, tag: str) -> str | None:
-    """The name for an import. ``repo`` may have a tag of its own, which ``tag`` replaces."""
-    if not repository:
-        return None
-    if not tag:
-        return check_reference(repository)
-    return check_reference(f"{parse_reference(check_reference(repository)).repository}:{tag}")
+def _document(paths: Paths, image: str) -> bytes | None:
+    try:
+        return (paths.blobs / image.removeprefix("sha256:")).read_bytes()
+    except FileNotFoundError:
+        return None  # an earlier moment is asked about, and the image is gone since
 
 
 def _check_platform(platform: str) -> None:
     system, _, machine = platform.lower().partition("/")
     if platform and (system != "linux" or machine not in ("", host_platform().architecture)):
-        raise HttpError(501, f"platform {platform[:80]!r} is not supported: imports are for {host_platform()}")
+        raise HttpError(
+            501, f"platform {platform[:80]!r} is not supported: imports are for {host_platform()}"
+        )
 
 
-def _listed_for(image: ImageState, filters: Filters) -> Sequence[str] | None:
-    """The tags under which ``filters`` list ``image``; None if they don't list it."""
-    if not labels_fit(filters.get("label", ()), image.config.labels):
+def named(repository: str, tag: str) -> str | None:
+    """The name that ``repo`` and ``tag`` make, None for none. ``repo`` may have a tag, which ``tag`` replaces."""
+    if not repository:
         return None
-    for value in filters.get("dangling", ()):
-        if value.lower() not in ("true", "1", "false", "0"):
-            raise HttpError(400, f"invalid filter 'dangling={value[:80]}'")
-        if (value.lower() in ("true", "1")) == bool(image.tags):
-            return None
-    patterns = filters.get("reference")
-    if patterns is None:
-        return image.tags
-    return [tag for tag in image.tags if any(_fits(pattern, tag) for pattern in patterns)] or None
-
-
-def _fits(pattern: str, tag: str) -> bool:
-    """Whether a shell pattern fits the familiar name with or without its tag; ``*`` stops at a slash."""
-    names = (familiar(tag), parse_reference(tag).repository)
-    parts = pattern.replace("[^", "[!").split("/")
-    for name in names:
-        pieces = name.split("/")
-        if len(pieces) == len(parts) and all(map(fnmatch.fnmatchcase, pieces, parts)):
-            return True
-    return False
+    if not tag:
+        return check_reference(repository)
+    return check_reference(f"{parse_reference(check_reference(repository)).repository}:{tag}")

@@ -8,14 +8,24 @@ UTC).
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import attrs
 
 from lading.engine.engine import Engine
 from lading.engine.http.message import Request
 from lading.engine.queries import ContainerQueries, ImageQueries
+from lading.events.views import LAYERS, Reader
 
-__all__ = ["Seen", "seen_by"]
+__all__ = ["ImageSize", "Seen", "seen_by"]
+
+
+@attrs.frozen
+class ImageSize:
+    """``shared``: bytes on disk of the image's layers that other images have, too."""
+
+    shared: int
+    containers: int
 
 
 @attrs.frozen
@@ -26,8 +36,22 @@ class Seen:
 
     containers: ContainerQueries
     images: ImageQueries
+    reader: Reader
     now: int
     headers: tuple[tuple[str, str], ...] = ()
+
+    def sizes(self) -> dict[str, ImageSize]:
+        """What each image shares with others, by its id, and how many containers are made of it."""
+        images = self.images.list()
+        layers = {chain: state.disk_bytes for chain, state in self.reader.scan(LAYERS)}
+        users = Counter(chain for image in images for chain in set(image.layers))
+        made = Counter(state.spec.image for state in self.containers.list())
+        return {
+            image.image: ImageSize(
+                sum(layers.get(chain, 0) for chain in set(image.layers) if users[chain] > 1), made[image.image]
+            )
+            for image in images
+        }
 
 
 async def seen_by(engine: Engine, request: Request) -> Seen:
@@ -35,7 +59,7 @@ async def seen_by(engine: Engine, request: Request) -> Seen:
     when = request.query.get("at")
     if not when:
         log = engine.core.log
-        return Seen(ContainerQueries(log), ImageQueries(log), time.time_ns())
+        return Seen(ContainerQueries(log), ImageQueries(log), log, time.time_ns())
     past = await engine.at(when)
     headers = (("Lading-Position", str(past.position)), ("Lading-Time", str(past.time)))
-    return Seen(past.containers, past.images, past.time, headers)
+    return Seen(past.containers, past.images, past.reader, past.time, headers)

@@ -20,6 +20,7 @@ __all__ = [
     "API_MAXIMUM",
     "API_MINIMUM",
     "Filters",
+    "boolean_filter",
     "caller_of",
     "check_reference",
     "check_version",
@@ -106,6 +107,17 @@ def filters_of(request: Request, known: Iterable[str]) -> Filters:
         if values:
             found[name] = tuple(values)
     return found
+
+
+def boolean_filter(filters: Filters, name: str) -> bool | None:
+    """The truth of filter ``name``, None if it isn't there; `HttpError` 400 for anything but true and false."""
+    values = filters.get(name)
+    if not values:
+        return None
+    said = {{"true": True, "1": True, "false": False, "0": False}.get(value.lower()) for value in values}
+    if len(said) > 1 or None in said:
+        raise HttpError(400, f"invalid filter '{name}={' '.join(values)[:80]}'")
+    return said.pop()
 
 
 def not_supported(what: str) -> HttpError:

@@ -1,21 +1,18 @@
-"""States in the shapes that Docker's clients read.
+"""Containers in the shapes that Docker's clients read.
 
-Source: Docker Engine API v1.47: ContainerSummary, ContainerInspectResponse, ImageSummary, ImageInspect. Every
-field that a client may rely on is there; what this release doesn't have is said as Docker says "none of it".
+Source: Docker Engine API v1.47: ContainerSummary, ContainerInspectResponse. Every field that a client may rely on
+is there; what this release doesn't have is said as Docker says "none of it". Images are in ``api_imageshapes``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
 from lading.engine.api.words import instant, status_line
-from lading.engine.queries import created_at
 from lading.events.container import ContainerState, Phase, status
-from lading.events.image import ImageConfig, ImageState
-from lading.events.reference import parse_reference
 from lading.storage.store import Paths
 
 __all__ = [
@@ -23,9 +20,6 @@ __all__ = [
     "Sizes",
     "container_inspect",
     "container_summary",
-    "familiar",
-    "image_inspect",
-    "image_summary",
     "shown_exit",
 ]
 
@@ -45,11 +39,6 @@ class Sizes:
     def shape(self) -> Json:
         """As both container shapes have it."""
         return {"SizeRw": self.writable, "SizeRootFs": self.root}
-
-
-def familiar(name: str) -> str:
-    """A full image name as people write it: ``busybox:latest``."""
-    return parse_reference(name).familiar
 
 
 def shown_exit(state: ContainerState) -> int:
@@ -234,74 +223,3 @@ def _each(names: str, value: object) -> Json:
 def _command_line(args: Sequence[str]) -> str:
     """The command as the list shows it: words with spaces in quotes, as Docker does it."""
     return " ".join([args[0], *(f"'{word}'" if " " in word else word for word in args[1:])])
-
-
-# -- images -------------------------------------------------------------------------------------------------
-
-
-def image_summary(image: ImageState, tags: Sequence[str]) -> Json:
-    """An entry of the list, with those of its ``tags`` (full names) that it is listed for."""
-    return {
-        "Id": image.image,
-        "ParentId": "",
-        "RepoTags": [familiar(tag) for tag in tags],
-        "RepoDigests": [],
-        "Created": created_at(image) // 1_000_000_000,
-        "Size": image.size,
-        "SharedSize": -1,
-        "Labels": dict(image.config.labels) or None,
-        "Containers": -1,
-    }
-
-
-def image_inspect(image: ImageState, paths: Paths, tagged_at: int) -> Json:
-    """All of an image; ``tagged_at``: when it last got a name, nanoseconds UTC, 0 for never."""
-    layers = [str(paths.layer(chain)) for chain in reversed(image.layers)]
-    return {
-        "Id": image.image,
-        "RepoTags": [familiar(tag) for tag in image.tags],
-        "RepoDigests": [],
-        "Parent": "",
-        "Comment": image.comment,
-        "Created": image.created,
-        "DockerVersion": "",
-        "Author": "",
-        "Config": _image_config(image.config),
-        "Architecture": image.architecture,
-        "Os": image.os,
-        "Size": image.size,
-        "VirtualSize": image.size,
-        "GraphDriver": {
-            "Name": "overlay2",
-            "Data": {"UpperDir": layers[0], **({"LowerDir": ":".join(layers[1:])} if layers[1:] else {})},
-        },
-        "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
-        "Metadata": {"LastTagTime": instant(tagged_at)},
-    }
-
-
-def _image_config(config: ImageConfig) -> Json:
-    def objects(keys: Sequence[str]) -> Mapping[str, Json] | None:
-        return {key: {} for key in keys} or None
-
-    return {
-        "Hostname": "",
-        "Domainname": "",
-        "User": config.user,
-        "AttachStdin": False,
-        "AttachStdout": False,
-        "AttachStderr": False,
-        "ExposedPorts": objects(config.exposed_ports),
-        "Tty": False,
-        "OpenStdin": False,
-        "StdinOnce": False,
-        "Env": list(config.env) or None,
-        "Cmd": list(config.cmd) or None,
-        "Image": "",
-        "Volumes": objects(config.volumes),
-        "WorkingDir": config.working_dir,
-        "Entrypoint": list(config.entrypoint) or None,
-        "OnBuild": None,
-        "Labels": dict(config.labels) or None,
-        **({"StopSignal": config.stop_signal} if config.stop_signal else {}),
-    }

@@ -12,10 +12,13 @@ from datetime import UTC, datetime, timedelta
 from lading.events.container import ContainerState, status
 from lading.events.errors import Invalid
 
-__all__ = ["human_duration", "instant", "parse_instant", "stamp", "status_line"]
+__all__ = ["human_duration", "instant", "parse_created", "parse_instant", "parse_past", "stamp", "status_line"]
 
 _SECOND = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SPAN = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ns|us|µs|ms|s|m|h))+")
+_SPAN_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
+_SPAN_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _UNIX_TIME = re.compile(r"(-?[0-9]{1,10})(?:\.([0-9]{0,20}))?")
 
 
@@ -76,3 +79,29 @@ def parse_instant(text: str, field: str) -> int:
     if found is None:
         raise Invalid(field, text, "it is seconds since 1970, and nanoseconds after a dot if need be")
     return max(int(found[1]) * _SECOND + int((found[2] or "").ljust(9, "0")[:9]), 0)
+
+
+def parse_past(text: str, field: str, now: int) -> int:
+    """How long before ``now`` (``10m``, ``1h30m``), a date (local, if it names no offset), or seconds since 1970.
+
+    In nanoseconds, as ``now`` is; else ``Invalid``.
+    """
+    if _SPAN.fullmatch(text):
+        parts = _SPAN_PART.findall(text)
+        return now - sum(int(float(count) * _SPAN_UNITS[unit]) for count, unit in parts)
+    if _UNIX_TIME.fullmatch(text):
+        return parse_instant(text, field)
+    moment = parse_created(text)
+    if not moment:
+        raise Invalid(field, text, "it is no time: give a duration such as 1h30m, a date, or seconds since 1970")
+    return moment
+
+
+def parse_created(text: str) -> int:
+    """RFC 3339, or as much of it as there is, as nanoseconds since 1970; 0 for what is none or out of range."""
+    try:
+        moment = datetime.fromisoformat(text)
+        since = moment.astimezone(UTC) - _EPOCH
+    except (ValueError, OverflowError):
+        return 0
+    return (since.days * 86_400 + since.seconds) * _SECOND + since.microseconds * 1000

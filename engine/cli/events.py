@@ -8,16 +8,36 @@ from typing import Any
 
 import attrs
 
-from lading.engine.cli.tables import ago, short_id
+from lading.engine.cli.tables import ago, short_id, size
 from lading.events.codec import event_tag
 from lading.events.container import Created, Exited, RemoveFailed, Renamed, StartFailed
 from lading.events.described import as_dict
 from lading.events.envelope import Actor, Record
 from lading.events.errors import Invalid
 from lading.events.facts import Event
-from lading.events.image import ImageAdded, LayerAdded, Tagged
+from lading.events.image import (
+    ImageAdded,
+    ImageRemoved,
+    LayerAdded,
+    LayerArchived,
+    LayerPacked,
+    LayerRemoved,
+    LayerRemoveRequested,
+    ManifestAdded,
+    Pushed,
+    Tagged,
+    Untagged,
+)
 from lading.events.moments import utc_time
 from lading.events.reference import parse_reference
+from lading.events.transfer import (
+    LeaseReleased,
+    LeaseTaken,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullRequested,
+)
 from lading.storage.log import Log
 from lading.storage.lookback import Lookback, name_given
 
@@ -79,10 +99,7 @@ class Words:
         if kind == "container":
             return self._container(record) or short_id(name)
         if kind == "tag":
-            try:
-                return parse_reference(name).familiar
-            except Invalid:
-                return name
+            return _familiar(name)
         return f"{kind} {short_id(name)}".rstrip()
 
     def knows(self, record: Record) -> bool:
@@ -128,7 +145,9 @@ class Words:
 
 def tone(event: Event) -> str:
     """What sort of thing ``event`` is, for its colour: ``failure``, or what it happened to."""
-    failed = isinstance(event, StartFailed | RemoveFailed) or (isinstance(event, Exited) and event.exit_code != 0)
+    failed = isinstance(event, StartFailed | RemoveFailed | PullFailed) or (
+        isinstance(event, Exited) and event.exit_code != 0
+    )
     return "failure" if failed else event_tag(event).partition(".")[0]
 
 
@@ -136,6 +155,13 @@ def details(event: Event) -> str:
     """The event's fields in a few words."""
     words = _DETAILS.get(type(event))
     return words(event) if words is not None else _each_field(event)
+
+
+def _familiar(name: str) -> str:
+    try:
+        return parse_reference(name).familiar
+    except Invalid:
+        return name
 
 
 def _created(event: Created) -> str:
@@ -156,6 +182,20 @@ def _tagged(event: Tagged) -> str:
     return f"{short_id(event.image)}{before}"
 
 
+def _archived(event: LayerArchived) -> str:
+    match event.form:
+        case "blob":
+            return f"the compressed archive is kept: {short_id(event.blob)}, {size(event.blob_size)}"
+        case "split":
+            return f"the archive's headers are kept, {size(event.disk_bytes)}"
+        case _:
+            return "the archive is made by packing the layer"
+
+
+def _progressed(event: PullProgressed) -> str:
+    return f"{event.done} of {event.layers} layers, {size(event.fetched)} of {size(event.total)}"
+
+
 _DETAILS: Mapping[type[Any], Callable[[Any], str]] = {
     Created: _created,
     Exited: _exited,
@@ -163,6 +203,20 @@ _DETAILS: Mapping[type[Any], Callable[[Any], str]] = {
     Tagged: _tagged,
     ImageAdded: lambda event: f"{event.origin}, layers: {len(event.layers)}" + _in_brackets(event.comment),
     LayerAdded: lambda event: f"{event.size} bytes, {event.inodes} files",
+    LayerArchived: _archived,
+    LayerPacked: lambda event: f"to be pushed: {short_id(event.digest)}, {size(event.size)}",
+    LayerRemoveRequested: lambda event: "nothing uses it",
+    LayerRemoved: lambda event: "",
+    ImageRemoved: lambda event: "",
+    Untagged: lambda event: f"was {short_id(event.image)}",
+    ManifestAdded: lambda event: short_id(event.digest),
+    Pushed: lambda event: f"{_familiar(event.name)} as {short_id(event.digest)}",
+    PullRequested: lambda event: f"{_familiar(event.reference)} for {event.platform}",
+    PullProgressed: _progressed,
+    PullFinished: lambda event: f"image {short_id(event.image)}, {size(event.fetched)} fetched",
+    PullFailed: lambda event: event.why,
+    LeaseTaken: lambda event: f"for a {event.purpose}, layers: {len(event.layers)}",
+    LeaseReleased: lambda event: f"the {event.purpose} is over",
 }
 
 

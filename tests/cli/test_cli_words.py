@@ -5,16 +5,37 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import attrs
 import click
 import pytest
 from click.testing import CliRunner
 
 from lading.engine.cli.client import Place, find_place, message_of, target
+from lading.engine.cli.events import details, tone
 from lading.engine.cli.logs import parse_time
 from lading.engine.cli.run import make_request, run
 from lading.engine.cli.tables import ago, draw, duration, size
 from lading.engine.http.message import HttpError
+from lading.events.codec import event_tag
 from lading.events.errors import Invalid, NotFound
+from lading.events.image import (
+    ImageRemoved,
+    LayerArchived,
+    LayerPacked,
+    LayerRemoved,
+    LayerRemoveRequested,
+    ManifestAdded,
+    Pushed,
+    Untagged,
+)
+from lading.events.transfer import (
+    LeaseReleased,
+    LeaseTaken,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullRequested,
+)
 
 
 def test_a_place_is_the_options_then_the_environment_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,3 +206,34 @@ def test_a_narrow_terminal_cuts_nothing_and_obeys_nothing(
     assert "0123456789ab" in shown
     assert shown.count("d") == 100 + 2, "all of it, and the two of the name, which is no markup"
     assert "\x1b[31m" not in shown
+
+
+IMAGE = "sha256:" + "1b" * 32
+NAME = "docker.io/library/web:1"
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (PullRequested(NAME, "linux/amd64"), "web:1 for linux/amd64"),
+        (PullProgressed(3, 1, 2_000_000, 500_000), "1 of 3 layers, 500kB of 2MB"),
+        (PullFinished(IMAGE, IMAGE, 1500), "image 1b1b1b1b1b1b, 1.5kB fetched"),  # type: ignore[arg-type]
+        (PullFailed("the registry is down"), "the registry is down"),
+        (Pushed(IMAGE, NAME, IMAGE, 400), "web:1 as 1b1b1b1b1b1b"),  # type: ignore[arg-type]
+        (Untagged(NAME, IMAGE), "was 1b1b1b1b1b1b"),  # type: ignore[arg-type]
+        (ImageRemoved(IMAGE), ""),  # type: ignore[arg-type]
+        (ManifestAdded(IMAGE, IMAGE, "x", 4096), "1b1b1b1b1b1b"),  # type: ignore[arg-type]
+        (LayerArchived(IMAGE, "blob", IMAGE, 10, "x", 20), "the compressed archive is kept: 1b1b1b1b1b1b, 10B"),  # type: ignore[arg-type]
+        (LayerArchived(IMAGE, "split", "", 0, "", 20), "the archive's headers are kept, 20B"),  # type: ignore[arg-type]
+        (LayerArchived(IMAGE, "pack", "", 0, "", 0), "the archive is made by packing the layer"),  # type: ignore[arg-type]
+        (LayerPacked(IMAGE, IMAGE, 3, "x"), "to be pushed: 1b1b1b1b1b1b, 3B"),  # type: ignore[arg-type]
+        (LayerRemoveRequested(IMAGE), "nothing uses it"),  # type: ignore[arg-type]
+        (LayerRemoved(IMAGE), ""),  # type: ignore[arg-type]
+        (LeaseTaken("save", (IMAGE, IMAGE)), "for a save, layers: 2"),  # type: ignore[arg-type]
+        (LeaseReleased("push"), "the push is over"),
+    ],
+    ids=lambda value: type(value).__name__ if attrs.has(type(value)) else "",
+)
+def test_what_happens_to_images_is_told_in_a_few_words(event: Any, words: str) -> None:
+    assert details(event) == words
+    assert tone(event) == ("failure" if isinstance(event, PullFailed) else event_tag(event).partition(".")[0])

@@ -16,9 +16,10 @@ from lading.events.container import Created, KillRequested
 from lading.events.envelope import Actor, Record
 from lading.events.errors import Invalid
 from lading.events.ids import CommandId
-from lading.events.image import ImageAdded, ImageConfig, LayerAdded, Tagged
+from lading.events.image import ImageAdded, ImageConfig, LayerAdded, Pushed, Tagged, Untagged
 from lading.events.selection import EVERYTHING, Lookup, Origin, origin_of, select
 from lading.events.spec import ContainerSpec
+from lading.events.transfer import PullFinished, PullProgressed, PullRequested
 
 ID = "a" * 64
 IMAGE = "sha256:" + "1b" * 32
@@ -136,6 +137,37 @@ def test_labels_must_all_be_there(labels: list[str], wanted: bool) -> None:
     assert selection.wants(record(tagged, "tag/docker.io/library/a:1"), lookup) is wanted
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ({"images": ["shop/web"]}, {"requested", "progressed", "finished", "pushed", "untagged"}),
+        ({"images": ["shop/web:1"]}, {"requested", "progressed", "finished", "pushed", "untagged"}),
+        ({"images": ["shop/web:2"]}, set()),
+        ({"images": [IMAGE[7:19]]}, {"finished", "pushed", "untagged"}),
+        ({"labels": ["team=a"]}, {"finished", "pushed", "untagged"}),
+        ({"labels": ["team=b"]}, set()),
+        ({"images": ["shop/web"], "labels": ["team=a"]}, {"finished", "pushed", "untagged"}),
+    ],
+)
+def test_what_moves_an_image_is_known_by_its_name_its_id_and_its_labels(words: Any, wanted: set[str]) -> None:
+    name = "docker.io/shop/web:1"
+    asked = PullRequested(name, "linux/amd64")
+    lookup = knows(
+        {"pull/x": origin_of(asked) or Origin("", "", {}), f"image/{IMAGE}": Origin(IMAGE, "", SPEC.labels)}
+    )
+    events: dict[str, tuple[Any, str]] = {
+        "requested": (asked, "pull/x"),
+        "progressed": (PullProgressed(1, 0, 5, 0), "pull/x"),
+        "finished": (PullFinished(IMAGE, IMAGE, 5), "pull/x"),  # type: ignore[arg-type]
+        "pushed": (Pushed(IMAGE, name, IMAGE, 5), f"image/{IMAGE}"),  # type: ignore[arg-type]
+        "untagged": (Untagged(name, IMAGE), f"tag/{name}"),  # type: ignore[arg-type]
+    }
+    selection = select(**words)
+    assert {
+        kind for kind, (event, stream) in events.items() if selection.wants(record(event, stream), lookup)
+    } == wanted
+
+
 def test_what_nobody_knows_the_origin_of_fits_no_word_about_it() -> None:
     layer = LayerAdded(IMAGE, IMAGE, "", 0, 0, 0, False)  # type: ignore[arg-type]
     for words in ({"images": ["1b"]}, {"labels": ["team"]}):
@@ -223,6 +255,6 @@ def test_the_needles_are_in_the_bytes_of_every_record_that_is_wanted(
 
 
 @given(own.records)
-def test_only_what_begins_a_container_or_an_image_tells_its_origin(subject: Record) -> None:
+def test_only_what_begins_a_container_an_image_or_a_pull_tells_its_origin(subject: Record) -> None:
     found = origin_of(subject.event)
-    assert (found is not None) == isinstance(subject.event, Created | ImageAdded)
+    assert (found is not None) == isinstance(subject.event, Created | ImageAdded | PullRequested)
