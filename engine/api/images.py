@@ -19,10 +19,11 @@ from lading.engine.platform import host_platform
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
+from lading.engine.untag import Removal
 from lading.events.reference import parse_reference
 from lading.storage.store import Paths
 
-__all__ = ["add_image_routes", "named"]
+__all__ = ["add_image_routes", "named", "removal_shape"]
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -34,6 +35,8 @@ def add_image_routes(router: Router, engine: Engine) -> None:
     router.add("GET", "/images/search", images.search)
     router.add("GET", "/images/{name:path}/json", images.inspect)
     router.add("POST", "/images/create", images.create)
+    router.add("POST", "/images/{name:path}/tag", images.tag)
+    router.add("DELETE", "/images/{name:path}", images.remove)
 
 
 class _Images:
@@ -94,6 +97,31 @@ class _Images:
             caller=caller_of(request),
         )
         return Response(200, _JSON, json.dumps({"status": image.image}).encode() + b"\r\n")
+
+    async def tag(self, request: Request) -> Reply:
+        query = request.query
+        name = named(query.get("repo"), query.get("tag"))
+        if name is None:
+            raise HttpError(400, "invalid reference format: give the new name as repo, and its tag as tag")
+        if parse_reference(name).repository == "sha256":
+            raise HttpError(400, "refusing to create an ambiguous tag using digest algorithm as name")
+        await self._engine.images.tag(check_reference(request.params["name"]), name, caller=caller_of(request))
+        return Response(201)
+
+    async def remove(self, request: Request) -> Reply:
+        """``noprune`` is taken and means nothing: an image has no parents here."""
+        reference = check_reference(request.params["name"])
+        if not reference.strip():
+            raise HttpError(400, "image name cannot be blank")
+        removals = await self._engine.images.remove(
+            reference, force=request.query.flag("force"), caller=caller_of(request)
+        )
+        return Response.json([removal_shape(removal) for removal in removals])
+
+
+def removal_shape(removal: Removal) -> dict[str, str]:
+    """One thing that went, as ImageDeleteResponseItem."""
+    return {"Untagged" if removal.kind == "untagged" else "Deleted": removal.name}
 
 
 def _document(paths: Paths, image: str) -> bytes | None:

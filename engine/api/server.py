@@ -19,10 +19,12 @@ from lading.engine.api.containers import add_container_routes
 from lading.engine.api.events import add_event_route
 from lading.engine.api.history import add_history_route
 from lading.engine.api.images import add_image_routes
+from lading.engine.api.prunes import add_prune_routes
 from lading.engine.api.request import API_MAXIMUM, check_version
 from lading.engine.api.retention import add_retention_routes
 from lading.engine.api.streams import add_stream_routes
 from lading.engine.api.system import add_system_routes
+from lading.engine.api.usage import add_usage_route
 from lading.engine.api.waits import add_wait_route
 from lading.engine.engine import Engine
 from lading.engine.http import server as http_server
@@ -90,6 +92,8 @@ def api_handler(engine: Engine) -> Handler:
     add_system_routes(router, engine)
     add_image_routes(router, engine)
     add_container_routes(router, engine)
+    add_prune_routes(router, engine)
+    add_usage_route(router, engine)
     add_stream_routes(router, engine)
     add_wait_route(router, engine)
     add_event_route(router, engine)

@@ -1,0 +1,128 @@
+"""Removing what nothing uses, over HTTP: stopped containers and images.
+
+``docker system prune`` asks for containers, networks, volumes, images and the build cache one after the other:
+of those that this release doesn't have, nothing is removed. Each takes ``dry_run=1``, which is not Docker's: it
+answers the same of what would go, and changes nothing.
+
+Source: Docker Engine API v1.47, ContainerPrune, ImagePrune, NetworkPrune, VolumePrune, BuildPrune; moby's
+``daemon/prune.go`` and ``daemon/images/image_prune.go`` (v27).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+from lading.engine.api.containers import measure_writable
+from lading.engine.api.images import removal_shape
+from lading.engine.api.request import Filters, boolean_filter, caller_of, filters_of
+from lading.engine.api.words import parse_past
+from lading.engine.core import Caller
+from lading.engine.engine import Engine
+from lading.engine.http.message import HttpError, Reply, Request, Response
+from lading.engine.http.router import Router
+from lading.engine.queries import labels_fit
+from lading.events.container import LIVE, ContainerState
+from lading.events.errors import HostError, Refused
+
+__all__ = ["add_prune_routes"]
+
+_FILTERS: Final = ("until", "label", "label!")
+
+
+def add_prune_routes(router: Router, engine: Engine) -> None:
+    """Route the prunes."""
+    prunes = _Prunes(engine)
+    router.add("POST", "/containers/prune", prunes.one_at_a_time("containers", prunes.containers))
+    router.add("POST", "/images/prune", prunes.one_at_a_time("images", prunes.images))
+    router.add("POST", "/networks/prune", _nothing(_FILTERS, {"NetworksDeleted": None}))
+    volumes = {"VolumesDeleted": None, "SpaceReclaimed": 0}
+    router.add("POST", "/volumes/prune", _nothing(("all", "label", "label!"), volumes))
+    cache = ("until", "id", "parent", "type", "description", "inuse", "shared", "private", "label", "label!")
+    router.add("POST", "/build/prune", _nothing(cache, {"CachesDeleted": None, "SpaceReclaimed": 0}))
+
+
+def _nothing(known: tuple[str, ...], answer: dict[str, Any]) -> Callable[[Request], Awaitable[Reply]]:
+    async def handler(request: Request) -> Reply:
+        filters_of(request, known)
+        return Response.json(answer)
+
+    return handler
+
+
+class _Prunes:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._running: set[str] = set()
+
+    def one_at_a_time(
+        self, what: str, handler: Callable[[Request], Awaitable[Reply]]
+    ) -> Callable[[Request], Awaitable[Reply]]:
+        """``handler``, refusing as Docker does while another request for the same is at it."""
+
+        async def guarded(request: Request) -> Reply:
+            if what in self._running:
+                raise HttpError(409, "a prune operation is already running")
+            self._running.add(what)
+            try:
+                return await handler(request)
+            finally:
+                self._running.discard(what)
+
+        return guarded
+
+    async def images(self, request: Request) -> Reply:
+        filters = filters_of(request, ("dangling", *_FILTERS))
+        pruned = await self._engine.images.prune(
+            all=boolean_filter(filters, "dangling") is False,
+            until=_until(filters),
+            labels=filters.get("label", ()),
+            not_labels=filters.get("label!", ()),
+            dry_run=request.query.flag("dry_run"),
+            caller=caller_of(request),
+        )
+        shown = [removal_shape(removal) for removal in pruned.removals]
+        return Response.json({"ImagesDeleted": shown or None, "SpaceReclaimed": pruned.reclaimed})
+
+    async def containers(self, request: Request) -> Reply:
+        filters = filters_of(request, _FILTERS)
+        until, caller = _until(filters), caller_of(request)
+        dry_run = request.query.flag("dry_run")
+        gone, reclaimed = [], 0
+        for state in self._engine.containers.list():
+            if _is_unused(state) and _fits(state, filters, until):
+                size = await trio.to_thread.run_sync(measure_writable, self._engine.core.paths, state.id)
+                if dry_run or await self._remove(state, caller):
+                    gone.append(state.id)
+                    reclaimed += size
+        return Response.json({"ContainersDeleted": gone or None, "SpaceReclaimed": reclaimed})
+
+    async def _remove(self, state: ContainerState, caller: Caller) -> bool:
+        try:
+            await self._engine.containers.get(state.id).remove(caller=caller)
+        except (Refused, HostError):
+            return False  # it was started or removed meanwhile, or would not go: that is in its history
+        return True
+
+
+def _is_unused(state: ContainerState) -> bool:
+    return state.phase not in LIVE and state.process is None
+
+
+def _fits(state: ContainerState, filters: Filters, until: int | None) -> bool:
+    labels = state.spec.labels
+    return (
+        (until is None or state.created_at <= until)
+        and labels_fit(filters.get("label", ()), labels)
+        and not any(labels_fit((one,), labels) for one in filters.get("label!", ()))
+    )
+
+
+def _until(filters: Filters) -> int | None:
+    values = filters.get("until", ())
+    if len(values) > 1:
+        raise HttpError(400, "more than one until filter specified")
+    return parse_past(values[0], "until", time.time_ns()) if values else None
