@@ -11,14 +11,16 @@ import itertools
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import trio
 
 from lading.engine.cli.client import CLIENT, Place, get_json, message_of, open_client, post, say_error, target
+from lading.engine.cli.transfers import pull_image
 from lading.engine.http.message import HttpError
 from lading.engine.http.stdcopy import STDOUT, SYSTEM_ERROR, Demultiplexer
 from lading.engine.nursery import open_bare_nursery
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     from lading.engine.http.client import Client, ClientResponse
     from lading.engine.http.exchange import HijackedStream
 
-__all__ = ["Run", "copy_streams"]
+__all__ = ["PullPolicy", "Run", "copy_streams"]
+
+PullPolicy = Literal["always", "missing", "never"]
+"""When a run gets its image from the registry."""
 
 _CHUNK = 1 << 16
 _ENGINE_FAILED = 125
@@ -39,12 +44,14 @@ _PATIENCE_OF_USERS = 3
 
 @attrs.define(eq=False)
 class Run:
-    """One ``lading run``. ``request`` is the body of the creation."""
+    """One ``lading run``. ``request`` is the body of the creation; ``platform`` goes with it and with a pull."""
 
     place: Place
     name: str | None
     request: dict[str, Any]
     detach: bool
+    pull: PullPolicy = "missing"
+    platform: str | None = None
     _client: Client = attrs.field(init=False)
     _id: str = ""
     _started: bool = False
@@ -61,15 +68,34 @@ class Run:
                 return await self._run_attached()
 
     async def _create(self) -> None:
-        body = json.dumps(self.request).encode()
-        kind = CLIENT | {"Content-Type": "application/json"}
-        where = target("containers", "create", name=self.name)
-        async with await self._client.request("POST", where, headers=kind, body=body) as reply:
-            await reply.check()
-            answer = await reply.json()
+        """With its image, which is pulled if it isn't there, as Docker's client does it."""
+        if self.pull == "always":
+            await self._pull()
+        try:
+            answer = await self._ask_for_it()
+        except HttpError as error:
+            absent = error.status == 404 and error.message.startswith("No such image")
+            if self.pull != "missing" or not absent:
+                raise
+            say_error(f"Unable to find image '{self.request['Image']}' locally")
+            await self._pull()
+            answer = await self._ask_for_it()
         self._id = str(answer["Id"])
         for warning in answer.get("Warnings") or ():
             say_error(f"warning: {warning}")
+
+    async def _ask_for_it(self) -> dict[str, Any]:
+        body = json.dumps(self.request).encode()
+        kind = CLIENT | {"Content-Type": "application/json"}
+        where = target("containers", "create", name=self.name, platform=self.platform)
+        async with await self._client.request("POST", where, headers=kind, body=body) as reply:
+            await reply.check()
+            answer: dict[str, Any] = await reply.json()
+        return answer
+
+    async def _pull(self) -> None:
+        """Its progress goes to standard error: standard output is the container's."""
+        await pull_image(self._client, self.request["Image"], platform=self.platform, out=sys.stderr)
 
     async def _start_detached(self) -> int:
         try:

@@ -26,7 +26,7 @@ from lading.engine.cli.tables import ago, draw, short_id
 if TYPE_CHECKING:
     from lading.engine.http.client import Client
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "inspect_named"]
 
 _COMMAND_WIDTH = 20
 
@@ -200,10 +200,11 @@ def rename(place: Place, container: str, name: str) -> int:
 @click.pass_obj
 def inspect(place: Place, names: tuple[str, ...], kind: str | None, at: str | None) -> int:
     """Show all about containers and images, as JSON."""
-    return run_with_engine(place, partial(_inspect, names=names, kind=kind, at=at))
+    return run_with_engine(place, partial(inspect_named, names=names, kind=kind, at=at))
 
 
-async def _inspect(client: Client, names: tuple[str, ...], kind: str | None, at: str | None) -> int:
+async def inspect_named(client: Client, names: tuple[str, ...], kind: str | None, at: str | None) -> int:
+    """Print what the API has about each of ``names``, ``kind`` first or alone; 1 if one of them isn't there."""
     from lading.engine.http.message import HttpError
 
     found, failed = [], 0

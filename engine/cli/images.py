@@ -10,16 +10,31 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from lading.engine.cli.client import CLIENT, Place, at_option, get_at, run_with_engine, target
+from lading.engine.cli.client import (
+    CLIENT,
+    Place,
+    at_option,
+    get_at,
+    get_json,
+    post,
+    run_with_engine,
+    say_error,
+    target,
+)
+from lading.engine.cli.complete import complete_image
+from lading.engine.cli.layers import json_lines
 from lading.engine.cli.tables import ago, draw, short_id, size
 
 if TYPE_CHECKING:
     from lading.engine.http.client import Client
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "file_chunks", "history", "images", "import_image", "quoted", "rmi", "tag"]
 
 _CHUNK = 1 << 18
 _NONE = "<none>"
+_STEP_WIDTH = 45
+_LONG_AGO = 946_684_800
+"""Seconds: what was made before 2000 was made to be reproducible, and has no time (docker/cli)."""
 
 
 @click.command(epilog="\b\nExample:\n  lading images\n  lading images --at 2026-01-31")
@@ -102,13 +117,12 @@ def import_image(place: Place, file: str, name: str | None, changes: tuple[str, 
         from lading.engine.http.message import HttpError
 
         where = target("images", "create", fromSrc="-", repo=name, message=message)
-        where += "".join(f"&{_quoted('changes', change)}" for change in changes)
+        where += "".join(f"&{quoted('changes', change)}" for change in changes)
         kind = CLIENT | {"Content-Type": "application/x-tar"}
-        async with await client.request("POST", where, headers=kind, body=_chunks(source)) as reply:
+        async with await client.request("POST", where, headers=kind, body=file_chunks(source)) as reply:
             await reply.check()
             identifier = ""
-            async for line in _lines(reply.stream()):
-                progress = json.loads(line)
+            async for progress in json_lines(reply.stream()):
                 if error := progress.get("error"):
                     raise HttpError(500, str(error))
                 identifier = progress.get("status", identifier)
@@ -122,13 +136,15 @@ def import_image(place: Place, file: str, name: str | None, changes: tuple[str, 
             source.close()
 
 
-def _quoted(name: str, value: str) -> str:
+def quoted(name: str, value: str) -> str:
+    """One more parameter for a target: there may be several of one name."""
     from urllib.parse import urlencode
 
     return urlencode({name: value})
 
 
-async def _chunks(source: BinaryIO) -> AsyncIterator[bytes]:
+async def file_chunks(source: BinaryIO) -> AsyncIterator[bytes]:
+    """A file's or a pipe's bytes as they come, read in a thread."""
     import trio
 
     descriptor = source.fileno()
@@ -136,16 +152,111 @@ async def _chunks(source: BinaryIO) -> AsyncIterator[bytes]:
         yield data
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The lines that the API's progress messages are."""
-    left = b""
-    async for chunk in chunks:
-        *lines, left = (left + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line
-    if left.strip():
-        yield left
+# -- names and history ----------------------------------------------------------------------------------
 
 
-COMMANDS = (images, import_image)
+@click.command(epilog="\b\nExample:\n  lading tag web:1 registry.example/team/web:1")
+@click.argument("image", shell_complete=complete_image)
+@click.argument("name", metavar="NAME[:TAG]", shell_complete=complete_image)
+@click.pass_obj
+def tag(place: Place, image: str, name: str) -> int:
+    """Give an image one more name.
+
+    A name that points at another image points at this one from now on.
+    """
+
+    async def work(client: Client) -> int:
+        from lading.events.reference import parse_reference
+
+        new = parse_reference(name)
+        whole = new.familiar if new.digest is not None else new.repository  # which the engine refuses in its words
+        await post(client, "images", image, "tag", repo=whole, tag=None if new.digest is not None else new.tag)
+        return 0
+
+    return run_with_engine(place, work)
+
+
+@click.command(epilog="\b\nExamples:\n  lading rmi web:1\n  lading rmi -f $(lading images -q)")
+@click.option("-f", "--force", is_flag=True, help="Also if it has several names, or stopped containers use it.")
+@click.option("--no-prune", is_flag=True, help="As docker has it; an image here has no parents to keep.")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", shell_complete=complete_image)
+@click.pass_obj
+def rmi(place: Place, images: tuple[str, ...], force: bool, no_prune: bool) -> int:
+    """Remove images, or names of images.
+
+    A name is taken from its image; the image goes with its last one, and with it the layers that nothing else
+    uses. With --force an image that isn't there is no error.
+    """
+
+    async def work(client: Client) -> int:
+        from lading.engine.http.message import HttpError
+
+        failed = 0
+        for image in images:
+            where = target("images", image, force=int(force), noprune=int(no_prune))
+            try:
+                async with await client.request("DELETE", where, headers=CLIENT) as reply:
+                    await reply.check()
+                    for gone in await reply.json():
+                        for word, name in gone.items():
+                            print(f"{word}: {name}", flush=True)
+            except HttpError as error:
+                say_error(error.message)
+                failed = failed if force and error.status == 404 else 1
+        return failed
+
+    return run_with_engine(place, work)
+
+
+@click.command(epilog="\b\nExamples:\n  lading history web:1\n  lading history --no-trunc --format json web:1")
+@click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
+@click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
+@click.option("--format", "form", type=click.Choice(("table", "json")), default="table", help="One JSON a line.")
+@click.argument("image", shell_complete=complete_image)
+@click.pass_obj
+def history(place: Place, image: str, quiet: bool, no_trunc: bool, form: str) -> int:
+    """Show how an image was made, the last step first.
+
+    What happened to it here is in `lading log`.
+    """
+
+    async def work(client: Client) -> int:
+        import time
+
+        rows = [_step(step, no_trunc, time.time()) for step in await get_json(client, "images", image, "history")]
+        if quiet:
+            for row in rows:
+                print(row["ID"])
+        elif form == "json":
+            for row in rows:
+                print(json.dumps(row, ensure_ascii=False))
+        else:
+            fields = ("ID", "CreatedSince", "CreatedBy", "Size", "Comment")
+            draw(
+                ("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"),
+                ([row[name] for name in fields] for row in rows),
+            )
+        return 0
+
+    return run_with_engine(place, work)
+
+
+def _step(step: dict[str, Any], no_trunc: bool, now: float) -> dict[str, str]:
+    """One step with the names and forms that `docker history --format json` has."""
+    from datetime import UTC, datetime
+
+    made = step["CreatedBy"].replace("\t", " ")
+    if not no_trunc and len(made) > _STEP_WIDTH:
+        made = made[: _STEP_WIDTH - 1] + "…"
+    identifier = step["Id"]
+    return {
+        "ID": identifier if no_trunc else short_id(identifier),
+        "CreatedAt": datetime.fromtimestamp(step["Created"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "CreatedSince": ago(now - step["Created"]) if step["Created"] > _LONG_AGO else "N/A",
+        "CreatedBy": made,
+        "Size": size(step["Size"]),
+        "Comment": step["Comment"],
+    }
+
+
+COMMANDS = (images, import_image, tag, rmi, history)

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from lading.engine.cli import archives as cli_archives
 from lading.engine.cli import backup as cli_backup
 from lading.engine.cli import compact as cli_compact
 from lading.engine.cli import containers as cli_containers
@@ -19,13 +20,17 @@ from lading.engine.cli import df as cli_df
 from lading.engine.cli import diff as cli_diff
 from lading.engine.cli import doctor as cli_doctor
 from lading.engine.cli import follow as cli_follow
+from lading.engine.cli import imagegroup as cli_imagegroup
 from lading.engine.cli import images as cli_images
 from lading.engine.cli import log as cli_log
+from lading.engine.cli import login as cli_login
 from lading.engine.cli import move as cli_move
+from lading.engine.cli import prune as cli_prune
 from lading.engine.cli import run as cli_run
 from lading.engine.cli import seal as cli_seal
 from lading.engine.cli import serve as cli_serve
 from lading.engine.cli import timeline as cli_timeline
+from lading.engine.cli import transfers as cli_transfers
 from lading.engine.cli import verify as cli_verify
 from lading.engine.cli.client import DEFAULT_ROOT, find_place, message_of, say_error
 from lading.engine.cli.complete import completion
@@ -99,19 +104,34 @@ def _set_place(context: click.Context, option: click.Parameter, value: str | Non
 
 
 def _add(command: click.Command) -> None:
+    _take_place(command)
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _take_place(each)
+    group.add_command(command)
+
+
+def _take_place(command: click.Command) -> None:
+    """Let the options that say where the engine is come after ``command``, too."""
+    if any(parameter.name == "root" for parameter in command.params):
+        return
     for name, metavar, what in (
         ("--root", "DIR", "The store's directory, as before the command."),
         ("--socket", "PATH", "The engine's socket, as before the command."),
     ):
         option = click.Option([name], metavar=metavar, help=what, expose_value=False, callback=_set_place)
         command.params.append(option)
-    group.add_command(command)
 
 
 for _command in (
     *cli_run.COMMANDS,
     *cli_containers.COMMANDS,
     *cli_images.COMMANDS,
+    *cli_transfers.COMMANDS,
+    *cli_archives.COMMANDS,
+    *cli_imagegroup.COMMANDS,
+    *cli_login.COMMANDS,
+    *cli_prune.COMMANDS,
     *cli_log.COMMANDS,
     *cli_follow.COMMANDS,
     *cli_diff.COMMANDS,

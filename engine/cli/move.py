@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import click
 
-from lading.engine.cli.client import Place
+from lading.engine.cli.client import CLIENT, Place, run_with_engine, target
+from lading.engine.cli.complete import complete_container
+from lading.engine.cli.outfile import opened_output, refuse_terminal, save_body
 from lading.engine.cli.progress import showing_progress
 
 if TYPE_CHECKING:
+    from lading.engine.http.client import Client
     from lading.storage.export import Header
     from lading.storage.log import Log
 
@@ -27,6 +29,7 @@ _PAGE = 1000
     epilog=(
         "\b\nExamples:\n"
         "  lading export --gzip -o history.jsonl.gz\n"
+        "  lading export -o web.tar web\n"
         "  lading export --after 1200 | jq -r 'select(.type) | [.utc, .stream, .type] | @tsv'"
     )
 )
@@ -36,14 +39,21 @@ _PAGE = 1000
 )
 @click.option("--until", type=click.IntRange(min=0), metavar="POSITION", help="Nothing after it.")
 @click.option("--gzip", "compress", is_flag=True, help="Compressed.")
+@click.argument("container", required=False, shell_complete=complete_container)
 @click.pass_obj
-def export(place: Place, output: str, after: int, until: int | None, compress: bool) -> int:
-    """Write the history as lines of JSON.
+def export(place: Place, container: str | None, output: str, after: int, until: int | None, compress: bool) -> int:
+    """Write the history as lines of JSON, or a container as a tar.
 
     The lines are for other programs to read, and `lading import-log` makes exactly the same records of them again:
-    every record, with its hash, between a header and a checksum. FILE gets its name when it is whole. Works with
-    or without an engine.
+    every record, with its hash, between a header and a checksum. Works with or without an engine.
+
+    Of a CONTAINER its whole file system is written, as a tar archive that `lading import` makes an image of. FILE
+    gets its name when it is whole.
     """
+    if container is not None:
+        if after or until is not None or compress:
+            raise click.UsageError("--after, --until and --gzip are about the history, not about a container.")
+        return _export_container(place, container, output)
     from pathlib import Path
 
     from lading.storage.export import write_export
@@ -55,13 +65,25 @@ def export(place: Place, output: str, after: int, until: int | None, compress: b
     history = read_log(root)
     try:
         header, last = _part(history, read_identity(root), after, until)
-        with _opened(output) as out, showing_progress("exporting") as told:
+        with opened_output(output) as out, showing_progress("exporting") as told:
             done = write_export(out, header, _pages(history, header.after, last, told), compress=compress)
     finally:
         history.close()
     if output != "-":
         print(f"{output}: {done.records} records up to position {done.position}, chain {done.chain.hex()}")
     return 0
+
+
+def _export_container(place: Place, container: str, output: str) -> int:
+    refuse_terminal(output)
+
+    async def work(client: Client) -> int:
+        where = target("containers", container, "export")
+        async with await client.request("GET", where, headers=CLIENT) as reply:
+            await save_body(reply, output)
+        return 0
+
+    return run_with_engine(place, work)
 
 
 def _part(history: Log, store: str, after: int, until: int | None) -> tuple[Header, int]:
@@ -91,30 +113,6 @@ def _pages(
         yield page
         position = page[-1][0]
         told(position - after, last - after)
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
-    """Somewhere to write; a file is the owner's alone, and gets its name, durably, when the block is left."""
-    if path == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    new = f"{path}.{secrets.token_hex(4)}"
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
-        try:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-            os.rename(new, path)
-        except BaseException:
-            os.unlink(new)
-            raise
-    from pathlib import Path
-
-    from lading.storage.linux import sync_directory
-
-    sync_directory(Path(path).absolute().parent)
 
 
 @click.command(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lading.engine.cli.client import Place, message_of, say_error
 from lading.engine.cli.complete import complete_image
+
+if TYPE_CHECKING:
+    from lading.engine.cli.attach import PullPolicy
 
 __all__ = ["COMMANDS", "make_request"]
 
@@ -103,14 +106,32 @@ def make_request(
 @click.option("--read-only", is_flag=True, help="Mount its root file system read-only.")
 @click.option("--stop-signal", metavar="SIGNAL", help="What a stop sends.  [SIGTERM]")
 @click.option("--stop-timeout", type=int, metavar="SECONDS", help="From a stop to SIGKILL; negative: never.  [10]")
+@click.option(
+    "--pull",
+    "pulled",
+    type=click.Choice(("always", "missing", "never")),
+    default="missing",
+    show_default=True,
+    help="When to get the image from its registry.",
+)
+@click.option("--platform", metavar="OS[/ARCH[/VARIANT]]", help="Which one, where an image is for several.")
 @click.argument("image", shell_complete=complete_image)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def run(place: Place, /, image: str, command: tuple[str, ...], name: str | None, **options: Any) -> int:
+def run(
+    place: Place,
+    /,
+    image: str,
+    command: tuple[str, ...],
+    name: str | None,
+    pulled: PullPolicy,
+    platform: str | None,
+    **options: Any,
+) -> int:
     """Run a command in a new container.
 
-    What comes after IMAGE belongs to the command. The exit code is the command's own, 127 if it isn't there, 126
-    if it can't be executed, and 125 if the engine failed.
+    An image that isn't here is pulled first. What comes after IMAGE belongs to the command. The exit code is the
+    command's own, 127 if it isn't there, 126 if it can't be executed, and 125 if the engine failed.
     """
     import trio
 
@@ -118,7 +139,8 @@ def run(place: Place, /, image: str, command: tuple[str, ...], name: str | None,
     from lading.engine.http.message import HttpError
     from lading.events.errors import LadingError
 
-    work = Run(place, name, make_request(image, command, **options), options["detach"])
+    request = make_request(image, command, **options)
+    work = Run(place, name, request, options["detach"], pulled, platform)
     try:
         return trio.run(work.main)
     except (LadingError, HttpError) as error:

@@ -17,35 +17,10 @@ from lading.engine.cli.main import group
 SOURCE = Path(__file__).parents[2] / "src" / "lading"
 
 COMMANDS = [
-    *(
-        "backup",
-        "compact",
-        "completion",
-        "df",
-        "diff",
-        "doctor",
-        "events",
-        "export",
-        "images",
-        "import",
-        "import-log",
-    ),
-    *(
-        "inspect",
-        "keygen",
-        "kill",
-        "log",
-        "logs",
-        "ps",
-        "rename",
-        "restore",
-        "rm",
-        "run",
-        "seal",
-        "serve",
-        "start",
-    ),
-    *("stop", "timeline", "verify", "version", "wait"),
+    *("backup", "compact", "completion", "df", "diff", "doctor", "events", "export", "history", "image"),
+    *("images", "import", "import-log", "inspect", "keygen", "kill", "load", "log", "login", "logout"),
+    *("logs", "prune", "ps", "pull", "push", "rename", "restore", "rm", "rmi", "run"),
+    *("save", "seal", "serve", "start", "stop", "tag", "timeline", "verify", "version", "wait"),
 ]
 
 _IMPORTED = """

@@ -52,7 +52,7 @@ def test_a_command_that_can_not_be_executed_has_docker_s_exit_codes(
 @pytest.mark.parametrize(
     "words",
     [
-        ("nosuch:1",),
+        ("--pull", "never", "nosuch:1"),
         ("UPPER:1",),
         ("--name", "bad name", "busybox:1"),
         ("-w", "relative", "busybox:1"),

@@ -1,0 +1,122 @@
+"""``lading prune`` and ``lading image prune``: removing what nothing uses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lading.engine.cli.client import CLIENT, Place, run_with_engine, target
+from lading.engine.cli.tables import size
+
+if TYPE_CHECKING:
+    from lading.engine.http.client import Client
+
+__all__ = ["COMMANDS", "prune_images"]
+
+_FILTERS = ("until", "label", "label!")
+
+
+def _filters(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, list[str]]:
+    """``NAME=VALUE`` each; ``label!=KEY`` has its mark on the left, as docker writes it."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in _FILTERS or not equals or not value:
+            raise click.BadParameter(f"{word!r} is no filter: give until=TIME, label=KEY or label!=KEY.")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _options(command: Any) -> Any:
+    for option in (
+        click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", callback=_filters,
+                     help="Only those before until=10m, or with label=KEY[=VALUE]; label!= for without."),
+        click.option("-f", "--force", is_flag=True, help="Without asking."),
+        click.option("--dry-run", is_flag=True, help="Only show what would go."),
+        click.option("-a", "--all", "every", is_flag=True, help="Also images that have a name."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command(epilog="\b\nExamples:\n  lading prune --dry-run\n  lading prune -af --filter until=24h")
+@_options
+@click.pass_obj
+def prune(place: Place, every: bool, dry_run: bool, force: bool, filters: dict[str, list[str]]) -> int:
+    """Remove stopped containers and images that nothing uses.
+
+    Without -a, of images only those without a name. A dry run doesn't show what only the stopped containers
+    keep from going.
+    """
+    images = "all images without at least one container" if every else "all images without a name"
+    _confirm(("all stopped containers", images), force or dry_run)
+
+    async def work(client: Client) -> int:
+        containers = await _ask(client, "containers", filters, dry_run)
+        _list("Containers", containers["ContainersDeleted"] or (), dry_run)
+        freed = containers["SpaceReclaimed"] + await _images(client, every, filters, dry_run)
+        _total(freed, dry_run)
+        return 0
+
+    return run_with_engine(place, work)
+
+
+@click.command("prune", epilog="\b\nExamples:\n  lading image prune --dry-run\n  lading image prune -af")
+@_options
+@click.pass_obj
+def prune_images(place: Place, every: bool, dry_run: bool, force: bool, filters: dict[str, list[str]]) -> int:
+    """Remove images that nothing uses.
+
+    Without -a only those without a name.
+    """
+    what = "all images without at least one container" if every else "all images without a name"
+    _confirm((what,), force or dry_run)
+
+    async def work(client: Client) -> int:
+        _total(await _images(client, every, filters, dry_run), dry_run)
+        return 0
+
+    return run_with_engine(place, work)
+
+
+async def _images(client: Client, every: bool, filters: Mapping[str, Sequence[str]], dry_run: bool) -> int:
+    asked = {**filters, "dangling": ["false" if every else "true"]}
+    answer = await _ask(client, "images", asked, dry_run)
+    gone = answer["ImagesDeleted"] or ()
+    _list("Images", [f"{word.lower()}: {name}" for each in gone for word, name in each.items()], dry_run)
+    freed: int = answer["SpaceReclaimed"]
+    return freed
+
+
+async def _ask(client: Client, what: str, filters: Mapping[str, Sequence[str]], dry_run: bool) -> dict[str, Any]:
+    where = target(what, "prune", filters=json.dumps(filters), dry_run=1 if dry_run else None)
+    async with await client.request("POST", where, headers=CLIENT) as reply:
+        await reply.check()
+        answer: dict[str, Any] = await reply.json()
+        return answer
+
+
+def _list(what: str, lines: Sequence[str], dry_run: bool) -> None:
+    if lines:
+        print(f"{'Would delete' if dry_run else 'Deleted'} {what}:", *lines, "", sep="\n")
+
+
+def _total(freed: int, dry_run: bool) -> None:
+    print(f"{'Would reclaim' if dry_run else 'Total reclaimed space:'} {size(freed)}")
+
+
+def _confirm(what: Sequence[str], agreed: bool, ask: Callable[..., bool] = click.confirm) -> None:
+    if agreed:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("Standard input is no terminal to be asked on: use --force, or --dry-run first.")
+    lines = "".join(f"\n  - {each}" for each in what)
+    if not ask(f"WARNING! This will remove:{lines}\nAre you sure you want to continue?", err=True):
+        raise click.Abort
+
+
+COMMANDS = (prune,)
