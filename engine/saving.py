@@ -9,6 +9,7 @@ from typing import Literal
 import trio
 
 from lading.engine.core import Caller, Core, new_command_id
+from lading.engine.garbage import collect, reach, unreached
 from lading.engine.queries import ImageQueries
 from lading.engine.stream import chunks
 from lading.events.envelope import Proposed
@@ -42,7 +43,10 @@ _PIECE = 1 << 20
 async def leased(
     core: Core, purpose: LeasePurpose, layers: Sequence[ChainId], caller: Caller
 ) -> AsyncIterator[None]:
-    """Inside the block ``layers``, which are there now, stay. To be entered where nothing is removed meanwhile."""
+    """Inside the block ``layers``, which are there now, stay. To be entered where nothing is removed meanwhile.
+
+    What nothing but the lease kept is removed when the block is left.
+    """
     lease = lease_stream(new_command_id())
     taken = Proposed(lease, LeaseTaken(purpose, tuple(layers)))
     await core.journal.append([taken], actor=caller.actor, command=caller.command)
@@ -52,6 +56,8 @@ async def leased(
         with trio.CancelScope(shield=True):
             released = Proposed(lease, LeaseReleased(purpose))
             await core.journal.append([released], actor=caller.actor, command=caller.command)
+            if unreached(core.log, reach(core.log)):
+                await collect(core, caller)
 
 
 @asynccontextmanager

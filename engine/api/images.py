@@ -1,31 +1,31 @@
-"""Images over HTTP: list, inspect, import.
+"""Images over HTTP: list, inspect, history, tag, remove. Pulls and pushes are in ``api_pulls``.
 
-Source: Docker Engine API v1.47, ImageList, ImageInspect, ImageCreate; moby's ``daemon/images`` (v27) for what
-filters mean.
+Source: Docker Engine API v1.47, ImageList, ImageInspect, ImageHistory, ImageTag, ImageDelete; moby's
+``daemon/images`` (v27) for what filters mean. The words of what can't be removed are the engine's own.
 """
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 import trio
 
-from lading.engine.api.changes import apply_changes
 from lading.engine.api.imagelisting import LISTING_FILTERS, ImageListing
-from lading.engine.api.imageshapes import image_inspect, image_summary
+from lading.engine.api.imageshapes import image_inspect, image_summary, repo_tags
 from lading.engine.api.past import seen_by
 from lading.engine.api.request import caller_of, check_reference, filters_of
-from lading.engine.platform import host_platform
+from lading.engine.api.words import parse_created
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.untag import Removal
+from lading.events.errors import NotFound
+from lading.events.imageconfig import parse_config
 from lading.events.reference import parse_reference
+from lading.events.views import LAYERS
 from lading.storage.store import Paths
 
 __all__ = ["add_image_routes", "named", "removal_shape"]
-
-_JSON = {"Content-Type": "application/json"}
 
 
 def add_image_routes(router: Router, engine: Engine) -> None:
@@ -34,7 +34,7 @@ def add_image_routes(router: Router, engine: Engine) -> None:
     router.add("GET", "/images/json", images.list)
     router.add("GET", "/images/search", images.search)
     router.add("GET", "/images/{name:path}/json", images.inspect)
-    router.add("POST", "/images/create", images.create)
+    router.add("GET", "/images/{name:path}/history", images.history)
     router.add("POST", "/images/{name:path}/tag", images.tag)
     router.add("DELETE", "/images/{name:path}", images.remove)
 
@@ -73,30 +73,35 @@ class _Images:
             image_inspect(image, document, engine.core.paths, since, version), headers=seen.headers
         )
 
+    async def history(self, request: Request) -> Reply:
+        """The steps that made the image, the last first; of each its layer's size, if it made one."""
+        core = self._engine.core
+        image = self._engine.images.resolve(check_reference(request.params["name"]))
+        document = await trio.to_thread.run_sync(_document, core.paths, image.image)
+        if document is None:
+            raise NotFound("image", image.image)
+        layers = iter(image.layers)
+        steps: list[dict[str, Any]] = []
+        for step in parse_config(document).history:
+            layer = None if step.empty_layer else core.log.get(LAYERS, next(layers, ""))
+            shown = {
+                "Id": "<missing>",
+                "Created": parse_created(step.created) // 1_000_000_000,
+                "CreatedBy": step.created_by,
+                "Tags": None,
+                "Size": layer.disk_bytes if layer else 0,
+                "Comment": step.comment,
+            }
+            steps.insert(0, shown)
+        if steps:  # the last one stands for the image itself
+            steps[0] |= {"Id": image.image, "Tags": repo_tags(image.tags) or None}
+        return Response.json(steps)
+
     async def search(self, request: Request) -> Reply:
         words = "searching registries is not supported in this release: look on the registry's own pages"
         raise HttpError(501, words)
 
     # -- commands -----------------------------------------------------------------------------------------
-
-    async def create(self, request: Request) -> Reply:
-        """An import. Answered when the image is there, so that a failure is an error and not a line of text."""
-        query = request.query
-        if query.get("fromImage"):
-            raise HttpError(501, "pull is not implemented in this release: import a root file system instead")
-        source = query.get("fromSrc")
-        if source != "-":
-            what = f"an import from {source[:200]!r}" if source else "this"
-            raise HttpError(501, f"{what} is not implemented in this release: send the archive (fromSrc=-)")
-        _check_platform(query.get("platform"))
-        image = await self._engine.images.import_rootfs(
-            request.body_stream(),
-            named(query.get("repo"), query.get("tag")),
-            config=apply_changes(query.get_all("changes")),
-            comment=query.get("message") or "Imported from -",
-            caller=caller_of(request),
-        )
-        return Response(200, _JSON, json.dumps({"status": image.image}).encode() + b"\r\n")
 
     async def tag(self, request: Request) -> Reply:
         query = request.query
@@ -129,14 +134,6 @@ def _document(paths: Paths, image: str) -> bytes | None:
         return (paths.blobs / image.removeprefix("sha256:")).read_bytes()
     except FileNotFoundError:
         return None  # an earlier moment is asked about, and the image is gone since
-
-
-def _check_platform(platform: str) -> None:
-    system, _, machine = platform.lower().partition("/")
-    if platform and (system != "linux" or machine not in ("", host_platform().architecture)):
-        raise HttpError(
-            501, f"platform {platform[:80]!r} is not supported: imports are for {host_platform()}"
-        )
 
 
 def named(repository: str, tag: str) -> str | None:

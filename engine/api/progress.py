@@ -63,16 +63,16 @@ class Progress(Protocol):
 
 def progress_line(progress: Progress) -> bytes:
     """One line of a layer's progress, or of the whole transfer's, whose id is empty or a tag."""
-    if not progress.id or progress.status.startswith("Pulling from "):
-        return status_line(progress.status, progress.id)
     counts = {"current": progress.current, "total": progress.total}
+    if progress.status.startswith("Pulling from ") or not (progress.id or progress.current or progress.total):
+        return status_line(progress.status, progress.id)
     line: dict[str, Any] = {
         "status": progress.status,
         "progressDetail": {name: count for name, count in counts.items() if count},
     }
     if bar := draw_bar(progress.current, progress.total):
         line["progress"] = bar
-    return _line({**line, "id": progress.id})
+    return _line({**line, "id": progress.id} if progress.id else line)
 
 
 def status_line(status: str, identifier: str = "") -> bytes:
@@ -163,11 +163,11 @@ class ProgressLines:
         self.failure, self._over = failure, True
         self._news.set()
 
-    async def wait_first(self) -> bool:
-        """Whether there is a line to be sent, once that is known. False: it ended without any."""
-        while not self._pending and not self._over:
+    async def wait_first(self, count: int = 1) -> bool:
+        """Whether there are ``count`` lines to be sent, once that is known. False: it ended with fewer."""
+        while len(self._pending) < count and not self._over:
             await self._wait(math.inf)
-        return bool(self._pending)
+        return len(self._pending) >= count
 
     async def send_all(self, send: Send, words: Callable[[Exception], str]) -> None:
         """Send everything until the end, the failure (in ``words``) last."""
@@ -212,13 +212,14 @@ async def stream_progress(
     work: Callable[[ProgressLines], Awaitable[None]],
     words: Callable[[Exception], str],
     *,
-    at_once: bool = False,
+    held: int = 0,
+    always: bool = False,
 ) -> None:
     """Answer ``request`` with what ``work`` tells; a client that leaves cancels ``work``.
 
     The answer's header is sent with its first line: what ``work`` raises before that (``LadingError``,
-    ``HttpError``) is raised from here, and later is a line, in ``words``. ``at_once``: there is no status for
-    errors, as the answer is 200 from the start.
+    ``HttpError``) is raised from here, and later is a line, in ``words``. ``held``: so many lines wait for the
+    next one, since they don't mean yet that anything is right. ``always``: the answer is 200 whatever comes.
     """
     lines = ProgressLines()
 
@@ -232,7 +233,7 @@ async def stream_progress(
 
     async with open_bare_nursery() as nursery:
         nursery.start_soon(run)
-        if not await lines.wait_first() and lines.failure is not None and not at_once:
+        if not await lines.wait_first(held + 1) and lines.failure is not None and not always:
             raise lines.failure
         async with request.respond(200, {"Content-Type": "application/json"}) as send:
             await lines.send_all(send, words)

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Final
 
 import trio
 
+from lading.engine.api.archives import add_archive_routes
 from lading.engine.api.containers import add_container_routes
 from lading.engine.api.events import add_event_route
+from lading.engine.api.failures import error_response
 from lading.engine.api.history import add_history_route
 from lading.engine.api.images import add_image_routes
 from lading.engine.api.prunes import add_prune_routes
+from lading.engine.api.pulls import add_pull_routes
 from lading.engine.api.request import API_MAXIMUM, check_version
 from lading.engine.api.retention import add_retention_routes
 from lading.engine.api.streams import add_stream_routes
@@ -28,28 +30,12 @@ from lading.engine.api.usage import add_usage_route
 from lading.engine.api.waits import add_wait_route
 from lading.engine.engine import Engine
 from lading.engine.http import server as http_server
-from lading.engine.http.message import Handler, Reply, Request, Response
+from lading.engine.http.message import Handler, Reply, Request
 from lading.engine.http.router import Router
 from lading.engine.http.unix_socket import listen_unix
 from lading.engine.release import release
-from lading.events.errors import (
-    AlreadyExists,
-    Ambiguous,
-    CannotStart,
-    EngineClosed,
-    ImageInvalid,
-    Invalid,
-    LadingError,
-    NotFound,
-    NotInHistory,
-    Refused,
-    StoreBroken,
-)
-from lading.events.reference import parse_reference
 
-__all__ = ["api_handler", "error_response", "serve_api", "serve_listener"]
-
-_COMMAND_IS_WRONG: Final = (126, 127)
+__all__ = ["api_handler", "serve_api", "serve_listener"]
 
 
 async def serve_api(
@@ -91,6 +77,8 @@ def api_handler(engine: Engine) -> Handler:
     router = _VersionedRouter()
     add_system_routes(router, engine)
     add_image_routes(router, engine)
+    add_pull_routes(router, engine)
+    add_archive_routes(router, engine)
     add_container_routes(router, engine)
     add_prune_routes(router, engine)
     add_usage_route(router, engine)
@@ -111,50 +99,3 @@ class _VersionedRouter(Router):
             return await handler(request)
 
         super().add(method, pattern, checked)
-
-
-def error_response(error: LadingError) -> Response:
-    """``error`` as Docker would have said it."""
-    return Response.error(_status(error), _message(error))
-
-
-def _status(error: LadingError) -> int:
-    match error:
-        case NotFound() | NotInHistory():
-            return 404
-        case Ambiguous() | Invalid() | ImageInvalid():
-            return 400
-        case Refused():
-            return 409
-        case CannotStart():
-            return 400 if error.exit_code in _COMMAND_IS_WRONG else 500
-        case StoreBroken() | EngineClosed():
-            return 503
-        case _:
-            return 500
-
-
-def _message(error: LadingError) -> str:
-    match error:
-        case NotFound(kind="image"):
-            return f"No such image: {_with_tag(error.name)}"
-        case NotFound():
-            return f"No such {error.kind}: {error.name}"
-        case Ambiguous():
-            return f"multiple IDs found with provided prefix: {error.prefix}"
-        case AlreadyExists(kind="container"):
-            return (
-                f'Conflict. The container name "/{error.name}" is already in use by container "{error.holder}". '
-                "You have to remove (or rename) that container to be able to reuse that name."
-            )
-        case Invalid(field="container name"):
-            return f"Invalid container name ({error.value}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-        case _:
-            return str(error)
-
-
-def _with_tag(name: str) -> str:
-    try:
-        return parse_reference(name).familiar
-    except Invalid:
-        return name

@@ -100,7 +100,7 @@ class _Lines:
 
     def show(self, line: Mapping[str, Any]) -> None:
         words, identifier = _words(line), one_line(str(line.get("id") or ""))
-        if not words or (identifier and self._last.get(identifier) == words):
+        if not words or ("progressDetail" in line and self._last.get(identifier) == words):
             return
         self._last[identifier] = words
         print(f"{identifier}: {words}" if identifier else words, file=self._out, flush=True)
@@ -126,7 +126,7 @@ class _Bars:
         if not words:
             return
         progress = self._progress or self._start()
-        if "progressDetail" not in line or not identifier:
+        if "progressDetail" not in line:
             text = f"{identifier}: {words}" if identifier else words
             progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
             return

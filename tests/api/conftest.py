@@ -95,6 +95,17 @@ class Api:
         kind = reply.headers.get("content-type", "")
         return reply.status, json.loads(got) if kind == "application/json" and got else got
 
+    async def stream(
+        self, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None, **query: str
+    ) -> tuple[int, list[Any]]:
+        """Status of a POST, and the reply's lines, each decoded as JSON."""
+        with trio.fail_after(30):
+            async with await self.client.request(
+                "POST", f"{path}?{urlencode(query)}", headers=headers or {}, body=body
+            ) as reply:
+                got = await reply.read()
+        return reply.status, [json.loads(line) for line in got.splitlines()]
+
     async def create(self, *cmd: str, host: Mapping[str, Any] | None = None, name: str = "", **config: Any) -> str:
         """A new container's id."""
         body = {

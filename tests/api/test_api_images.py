@@ -57,7 +57,6 @@ async def test_an_import_is_listed_and_inspected(api: Any) -> None:
 @pytest.mark.parametrize(
     ("query", "status"),
     [
-        ({"fromImage": "busybox", "tag": "latest"}, 501),
         ({"fromSrc": "http://x/y.tar"}, 501),
         ({}, 501),
         ({"fromSrc": "-", "repo": "UPPER"}, 400),
