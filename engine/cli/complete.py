@@ -48,7 +48,7 @@ def complete_container(
 
 
 def complete_image(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Images by their familiar names."""
+    """Images by their familiar names; those by a digest only once that is begun."""
     from click.shell_completion import CompletionItem
 
     from lading.events.reference import parse_reference
@@ -61,7 +61,8 @@ def complete_image(context: click.Context, _parameter: click.Parameter, incomple
         names = [parse_reference(name).familiar for name, _ in log.scan(TAGS)]
     finally:
         log.close()
-    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+    fits = [name for name in sorted(names) if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in fits if "@" not in name or "@" in incomplete]
 
 
 def _open_log(context: click.Context) -> Log | None:

@@ -32,6 +32,15 @@ __all__ = ["COMMANDS", "file_chunks", "history", "images", "import_image", "quot
 
 _CHUNK = 1 << 18
 _NONE = "<none>"
+_COLUMNS = {
+    "Repository": "REPOSITORY",
+    "Tag": "TAG",
+    "Digest": "DIGEST",
+    "ID": "IMAGE ID",
+    "CreatedSince": "CREATED",
+    "Size": "SIZE",
+}
+"""What the list shows of the fields that docker's JSON has."""
 _STEP_WIDTH = 45
 _LONG_AGO = 946_684_800
 """Seconds: what was made before 2000 was made to be reproducible, and has no time (docker/cli)."""
@@ -40,17 +49,43 @@ _LONG_AGO = 946_684_800
 @click.command(epilog="\b\nExample:\n  lading images\n  lading images --at 2026-01-31")
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids.")
+@click.option("--digests", is_flag=True, help="What the registries call them, too.")
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Only some: reference, label, dangling, before, since, until.",
+)
 @click.option("--format", "form", type=click.Choice(("table", "json")), default="table", help="One JSON a line.")
 @at_option
+@click.argument("name", required=False, metavar="[NAME]", shell_complete=complete_image)
 @click.pass_obj
-def images(place: Place, quiet: bool, no_trunc: bool, form: str, at: str | None) -> int:
+def images(
+    place: Place,
+    name: str | None,
+    quiet: bool,
+    no_trunc: bool,
+    digests: bool,
+    filters: tuple[str, ...],
+    form: str,
+    at: str | None,
+) -> int:
     """List images, the newest first.
 
-    An image has a line for each of its names.
+    An image has a line for each of its names. NAME may be a pattern: 'team/*:1'.
     """
+    chosen = [*filters, *([f"reference={name}"] if name else [])]
+    for word in chosen:
+        if not all(word.partition("=")):
+            raise click.UsageError(f"{word!r} is no filter: give NAME=VALUE.")
+    wanted: dict[str, list[str]] = {}
+    for key, _, value in (word.partition("=") for word in chosen):
+        wanted.setdefault(key, []).append(value)
 
     async def work(client: Client) -> int:
-        found, now = await get_at(client, "images", "json", at=at)
+        asked = json.dumps(wanted) if wanted else None
+        found, now = await get_at(client, "images", "json", at=at, filters=asked)
         if quiet:
             for image in found:
                 print(image["Id"] if no_trunc else short_id(image["Id"]))
@@ -60,9 +95,8 @@ def images(place: Place, quiet: bool, no_trunc: bool, form: str, at: str | None)
             for row in rows:
                 print(json.dumps(row, ensure_ascii=False))
         else:
-            fields = ("Repository", "Tag", "ID", "CreatedSince", "Size")
-            names = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE")
-            draw(names, ([row[field] for field in fields] for row in rows))
+            shown = [name for name in _COLUMNS if digests or name != "Digest"]
+            draw([_COLUMNS[name] for name in shown], ([row[name] for name in shown] for row in rows))
         return 0
 
     return run_with_engine(place, work)
@@ -72,20 +106,24 @@ def _rows(image: dict[str, Any], no_trunc: bool, now: float) -> list[dict[str, s
     """One entry of the API's list with the names and forms that `docker images --format json` has."""
     from datetime import UTC, datetime
 
-    rows = []
-    for tag in image.get("RepoTags") or [f"{_NONE}:{_NONE}"]:
-        repository, _, name = tag.rpartition(":")
-        rows.append(
-            {
-                "Repository": repository,
-                "Tag": name,
-                "ID": image["Id"] if no_trunc else short_id(image["Id"]),
-                "CreatedAt": datetime.fromtimestamp(image["Created"], UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC"),
-                "CreatedSince": ago(now - image["Created"]),
-                "Size": size(image["Size"]),
-            }
-        )
-    return rows
+    digests: dict[str, str] = {}
+    for name in image.get("RepoDigests") or ():
+        repository, _, digest = name.partition("@")
+        digests.setdefault(repository, digest)
+    names = [tag.rpartition(":")[::2] for tag in image.get("RepoTags") or ()]
+    names += [(repository, _NONE) for repository in digests if repository not in {name for name, _ in names}]
+    return [
+        {
+            "Repository": repository,
+            "Tag": tag,
+            "Digest": digests.get(repository, _NONE),
+            "ID": image["Id"] if no_trunc else short_id(image["Id"]),
+            "CreatedAt": datetime.fromtimestamp(image["Created"], UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC"),
+            "CreatedSince": ago(now - image["Created"]),
+            "Size": size(image["Size"]),
+        }
+        for repository, tag in names or [(_NONE, _NONE)]
+    ]
 
 
 @click.command(

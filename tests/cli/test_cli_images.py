@@ -193,3 +193,21 @@ class TestReal:
             done = shared(**asked, _LADING_COMPLETE="bash_complete")
             assert done.stdout == "plain,fill:in\n", words
         shared("rmi", "fill:in")
+
+    def test_a_list_is_of_what_is_asked_for(self, shared: Cli, imported: Callable[..., str]) -> None:
+        imported("team/one:1", "-c", "LABEL team=a")
+        imported("team/two:2", content=b"y" * 5000)
+
+        def names(*words: str) -> list[str]:
+            rows = map(json.loads, shared("images", "--format", "json", *words).stdout.splitlines())
+            return sorted(f"{row['Repository']}:{row['Tag']}" for row in rows)
+
+        assert names("team/*") == ["team/one:1", "team/two:2"]
+        assert names("team/*:2") == names("--filter", "reference=team/two") == ["team/two:2"]
+        assert names("--filter", "label=team=a") == ["team/one:1"]
+        assert names("--filter", "before=team/two:2", "team/*") == ["team/one:1"]
+        assert names("--filter", "dangling=true") == []
+        assert "DIGEST" in shared("image", "ls", "--digests").stdout.splitlines()[0]
+        assert "invalid filter" in shared("images", "--filter", "x=y", code=1).stderr
+        assert "is no filter" in shared("images", "--filter", "x", code=2).stderr
+        shared("rmi", "team/one:1", "team/two:2")

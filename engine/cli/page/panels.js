@@ -19,6 +19,7 @@ const number = (count) => count.toLocaleString("en-GB");
 const counted = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 const shortId = (id) => id.replace(/^sha256:/, "").slice(0, 12);
 const familiar = (name) => printable(name.replace(/^docker\.io\/(library\/)?/, ""));
+const tagged = (image) => image.tags.filter((name) => !name.includes("@"));  // the others are digests
 const title = (tag) => {
   const [kind, what] = tag.split(".");
   const said = (kind === "container" ? what : `${kind} ${what}`).replaceAll("-", " ");
@@ -186,7 +187,7 @@ function showState() {
   const images = [...world.images.values()];
   document.querySelector("#images tbody").replaceChildren(
     ...images.slice(0, MOST_ROWS).map((image) =>
-      node("tr", { "data-id": image.id }, node("td", { title: printable(image.tags.join(", ")) }, image.tags.map(familiar).join(", ") || node("span", { class: "empty" }, "untagged")), node("td", {}, node("span", { class: "mono" }, shortId(image.id)))),
+      node("tr", { "data-id": image.id }, node("td", { title: printable(image.tags.join(", ")) }, tagged(image).map(familiar).join(", ") || node("span", { class: "empty" }, "untagged")), node("td", {}, node("span", { class: "mono" }, shortId(image.id)))),
     ),
   );
   document.getElementById("how-many-images").textContent = number(images.length);
