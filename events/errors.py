@@ -277,7 +277,7 @@ class RegistryError(LadingError):
 
 @_error
 class Unauthorized(RegistryError):
-    """The registry refuses this to the credentials it got, or to anybody without. Log in, or check the name."""
+    """The registry refuses this to these credentials, or to anybody without. Log in, or check the name."""
 
 
 @_error

@@ -24,8 +24,11 @@ from lading.events.errors import Invalid, RegistryError, RegistryUnavailable
 
 __all__ = ["Answer", "Connections", "Content", "TooLong"]
 
-Content = bytes | Callable[[], AsyncIterable[bytes]]
-"""A request's body: bytes, or what gives them as a stream, each time that it is called."""
+Content = bytes | Callable[[], AsyncIterator[bytes]]
+"""A request's body: bytes, or what gives them as a stream, each time that it is called.
+
+The streams are no async generators: those must be read to their end, and a request may end before its body does.
+"""
 
 _READ = 1 << 20
 """Bytes asked of a socket at once. httpcore's own 64 KiB halve the throughput."""
@@ -104,10 +107,12 @@ class Answer:
         with trio.CancelScope(shield=True):
             if parts is not None and not self._response.is_closed:
                 # The generators between us and the socket must come to an end, which only reading makes them do.
-                await self._response.extensions["network_stream"].aclose()
+                stream: _Stream = self._response.extensions["network_stream"]
+                stream.stopped = True
                 with suppress(httpcore.NetworkError, httpcore.ProtocolError):
                     async for _ in parts:
                         pass
+                stream.stopped = False
             await self._response.aclose()
 
 
@@ -118,7 +123,7 @@ class Connections:
         self.settings = settings
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._schemes: dict[str, str] = {}
-        self._looking = trio.Lock()
+        self._looking: dict[str, trio.Lock] = {}
         self._headers = {"User-Agent": f"lading/{release()}", "Accept-Encoding": "identity", "Accept": "*/*"}
 
     async def aclose(self) -> None:
@@ -147,12 +152,18 @@ class Connections:
         host = target.netloc.decode()
         stall = self.settings.stall_timeout * patience
         timeout = httpx.Timeout(stall, connect=self.settings.connect_timeout, pool=None)
-        request = self._client(target.scheme, host).build_request(
+        sent = self._headers | dict(headers or {})
+        if callable(content):  # httpx leaves these to whoever makes the stream
+            sent["Host"] = host
+            if "Content-Length" not in sent:
+                sent["Transfer-Encoding"] = "chunked"
+        request = httpx.Request(
             method,
             target,
-            headers=self._headers | dict(headers or {}),
-            content=content() if callable(content) else content,
-            timeout=timeout,
+            headers=sent,
+            content=None if callable(content) else content,
+            stream=_Outgoing(content()) if callable(content) else None,
+            extensions={"timeout": timeout.as_dict()},
         )
         whole = float("inf") if callable(content) else self.settings.connect_timeout + 2 * stall
         with trio.move_on_after(whole), _told(what, host):
@@ -162,19 +173,22 @@ class Connections:
 
     async def scheme(self, host: str) -> str:
         """How ``host``, an insecure one, is spoken to: TLS if it can, as Docker does; found out once."""
-        async with self._looking:
+        async with self._looking.setdefault(host, trio.Lock()):
             known = self._schemes.get(host)
-            if known is None:
-                known = "https"
-                try:
-                    answer = await self.open("GET", f"https://{host}/v2/", what="look for TLS")
-                    await answer.drain()
-                except RegistryUnavailable as error:
-                    if error.fact not in ("tls", "cut", "garbled", "refused"):
-                        raise
-                    known = "http"
-                self._schemes[host] = known
-            return known
+            if known is not None:
+                return known
+            try:
+                answer = await self.open("GET", f"https://{host}/v2/", what="look for TLS")
+                await answer.drain()
+            except RegistryUnavailable as error:
+                if error.fact == "refused":
+                    return "http"  # for now: it may not be up yet
+                if error.fact not in ("tls", "cut", "garbled"):
+                    raise
+                self._schemes[host] = "http"
+            else:
+                self._schemes[host] = "https"
+            return self._schemes[host]
 
     def _client(self, scheme: str, host: str) -> httpx.AsyncClient:
         """One for each host, since trust and proxies are matters of the host."""
@@ -254,6 +268,14 @@ class _Transport(httpx.AsyncBaseTransport):
         await self._pool.aclose()
 
 
+class _Outgoing(httpx.AsyncByteStream):
+    def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        self._parts = parts
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._parts
+
+
 class _Body(httpx.AsyncByteStream):
     def __init__(self, stream: AsyncIterable[bytes]) -> None:
         self._stream = stream
@@ -287,10 +309,15 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
+    """``stopped``: reading fails from now on, though the connection is open."""
+
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
+        self.stopped = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self.stopped:
+            raise httpcore.ReadError("nobody wants more")
         return await self._inner.read(_READ, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -308,18 +335,10 @@ class _Stream(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        try:
-            return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
-        except trio.Cancelled:  # which httpcore leaves with the connection open
-            with trio.CancelScope(shield=True):
-                await self._inner.aclose()
-            raise
+        return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
-        try:
-            return self._inner.get_extra_info(info)
-        except ValueError:  # asked whether it is readable, once it is closed
-            return True
+        return self._inner.get_extra_info(info)
 
 
 @contextmanager
@@ -351,11 +370,7 @@ def _told(what: str, host: str) -> Iterator[None]:
 
 
 def _no_connection(what: str, host: str, error: BaseException) -> RegistryUnavailable:
-    causes: list[BaseException] = []
-    each: BaseException | None = error
-    while each is not None and len(causes) < 10:
-        causes.append(each)
-        each = each.__cause__ or each.__context__
+    causes = _causes(error)
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return RegistryUnavailable(
@@ -380,5 +395,23 @@ def _no_connection(what: str, host: str, error: BaseException) -> RegistryUnavai
             return RegistryUnavailable(
                 host, what, f"the name {host_name(host)} is not known", 0, "check the name", "unresolved"
             )
-    said = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
-    return RegistryUnavailable(host, what, f"no connection: {said or 'it ended at once'}", 0, "", "refused")
+    said = next(
+        (cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), "none is made"
+    )
+    if any(isinstance(cause, trio.BrokenResourceError) for cause in causes):
+        return RegistryUnavailable(host, what, "the connection was cut before anything was said", 0, "", "cut")
+    return RegistryUnavailable(host, what, f"no connection: {said}", 0, "", "refused")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """``error`` and what led to it, some of which may be for several addresses of a host."""
+    found: list[BaseException] = []
+    waiting: list[BaseException] = [error]
+    while waiting and len(found) < 30:
+        each = waiting.pop(0)
+        found.append(each)
+        if (cause := each.__cause__ or each.__context__) is not None:
+            waiting.append(cause)
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
+    return found

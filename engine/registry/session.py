@@ -29,7 +29,8 @@ _REDIRECTS = 5
 _REDIRECT = frozenset((301, 302, 303, 307, 308))
 _AGAIN = frozenset((408, 429, 500, 502, 503, 504))
 _ERROR_LIMIT = 1 << 20
-_AT_ONCE = frozenset(("tls", "unresolved"))
+_FEWER = {"tls": 1, "unresolved": 1, "garbled": 1, "refused": 2, "timeout": 3}
+"""Attempts after these facts of ``RegistryUnavailable``, where further ones would only delay the bad news."""
 _BLANK = re.compile(r"\s+")
 
 
@@ -59,7 +60,7 @@ class Session:
     """``endpoint`` as the holder of ``credentials`` uses it for ``repository``.
 
     ``repository``: a path as in a reference; empty for none. ``actions``: ``pull`` or ``pull,push``. ``name``:
-    what the repository is called in errors.
+    what it is called in errors.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Session:
         self.name = name or repository
         self._credentials = credentials
         self._scopes: tuple[str, ...] = (f"repository:{repository}:{actions}",) if repository else ()
-        self._secrets = credentials.secrets if credentials is not None else ()
+        self._secrets = set(credentials.secrets if credentials is not None else ())
 
     @property
     def host(self) -> str:
@@ -107,6 +108,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         content: Content | None = None,
         once: bool = False,
+        persist: bool = False,
         also: Sequence[str] = (),
         patience: float = 1.0,
     ) -> Answer:
@@ -114,7 +116,8 @@ class Session:
 
         ``path``: after ``/v2/REPOSITORY/``, or a whole address that the registry gave. ``missing``: kind and name
         for the ``NotFound`` that a 404 becomes. ``content`` that is a stream is made anew for each attempt, with
-        ``once`` there is only one. ``also``: further scopes. Raises ``NotFound``, ``Unauthorized``,
+        ``once`` there is only one. ``persist``: it worked before, so a refused connection, too, is tried again
+        as often as may be. ``also``: further scopes. Raises ``NotFound``, ``Unauthorized``,
         ``RegistryUnavailable`` and, for any other status, ``RegistryError``.
         """
         failures = 0
@@ -124,11 +127,10 @@ class Session:
                 answer = await self._authorized(method, path, what, headers or {}, content, once, also, patience)
             except RegistryUnavailable as error:
                 failures += 1
-                if (
-                    once
-                    or error.fact in _AT_ONCE
-                    or failures >= (2 if error.fact == "refused" else self.backoff.attempts)
-                ):
+                most = self.backoff.attempts
+                if not (persist and error.fact == "refused"):
+                    most = min(most, _FEWER.get(error.fact, most))
+                if once or failures >= most:
                     raise
             else:
                 if answer.status in expect:
@@ -181,6 +183,7 @@ class Session:
             sent = dict(headers)
             if header is not None and origin(url) == own:
                 sent["Authorization"] = header
+                self._secrets.add(header.partition(" ")[2])
             else:
                 header = None  # and not again, should it be led back
             answer = await self._connections.open(

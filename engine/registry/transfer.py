@@ -30,6 +30,9 @@ _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:([0-9]{1,19})|\*)", r
 _PROGRESS = 64 << 10
 """Bytes that count as progress, after which failures are counted anew. Fewer could be given out for ever."""
 
+_SLOWEST = 512
+"""Bytes a second, over the time of a stall, below which a connection is taken for a stalled one."""
+
 
 class Hasher(Protocol):
     """What `hashlib` makes."""
@@ -41,12 +44,12 @@ class Hasher(Protocol):
 class Blob:
     """The bytes of ``descriptor`` from ``offset`` on: an async iterator of parts, to be used in ``async with``.
 
-    ``sessions``: gives the places where it can be had, in the order to ask. A connection that is cut, stalls for
-    the settings' time or answers with a fault of the registry is replaced by another, which goes on where the
-    first one ended; after several without progress, the next place's turn comes, and in the end its error is
-    raised: ``NotFound``, ``Unauthorized``, ``RegistryUnavailable``. More or fewer bytes than the descriptor has:
-    ``ImageInvalid``. The digest of the whole is compared after the last part: ``DigestMismatch``. So nothing that
-    was given out is to be believed until the iteration has ended.
+    ``sessions``: gives the places where it can be had, in the order to ask. A connection that is cut, or stalls
+    for the settings' time, is replaced by another, which goes on where the first one ended; after several without
+    progress, the next place's turn comes, and in the end its error is raised: ``NotFound``, ``Unauthorized``,
+    ``RegistryUnavailable``. More or fewer bytes than the descriptor has: ``ImageInvalid``. The digest of the whole
+    is compared after the last part: ``DigestMismatch``. So nothing that was given out is to be believed until the
+    iteration has ended.
 
     ``hasher``: a SHA-256 that has seen the first ``offset`` bytes; with an offset and without it, nothing is
     compared. A cancel closes the connection. ``position``: bytes of the blob that were given out, with ``offset``.
@@ -67,6 +70,7 @@ class Blob:
         self._sessions: list[Session] = []
         self._hasher = hasher if hasher is not None or offset else hashlib.sha256()
         self._answer: Answer | None = None
+        self._waited, self._came = 0.0, 0
         self._skip = 0
         self._failures = 0
         self._progress_from = offset
@@ -94,15 +98,17 @@ class Blob:
         if not self._sessions:
             self._sessions = list(await self._find_sessions())
         while not self._done:
+            opened = False
             try:
                 if self._answer is None and self.position < self.descriptor.size:
                     self._answer = await self._open()
+                opened = True
                 part = await self._next()
             except BaseException as error:
                 await self.aclose()
                 if not isinstance(error, LadingError):
                     raise
-                await self._failed(error)
+                await self._failed(error, opened)
                 continue
             if part:
                 return part
@@ -131,6 +137,7 @@ class Blob:
             expect=(200, 206, 416) if ranged else (200,),
             missing=("blob", self.descriptor.digest),
             headers={"Range": f"bytes={start}-"} if ranged else {},
+            persist=start > 0,
         )
         try:
             length, expected = answer.length, size
@@ -174,7 +181,7 @@ class Blob:
         answer, size = self._answer, self.descriptor.size
         if answer is None:
             return b""
-        while part := await answer.part():
+        while part := await self._part(answer):
             if self._skip:
                 known = min(self._skip, len(part))
                 self._skip -= known
@@ -196,21 +203,33 @@ class Blob:
             raise RegistryUnavailable(self._sessions[0].host, self._what, why, 0, "", "cut")
         return b""
 
-    async def _failed(self, error: LadingError) -> None:
-        """Wait and try again, or turn to the next session, or raise ``error``."""
+    async def _part(self, answer: Answer) -> bytes:
+        """The next part; the time that is waited for it counts, not what is done with it between."""
+        began = trio.current_time()
+        part = await answer.part()
+        stall = self._sessions[0].settings.stall_timeout
+        self._waited += trio.current_time() - began
+        self._came += len(part)
+        if self._waited >= stall:
+            if part and self._came < _SLOWEST * stall:
+                why = f"only {self._came} bytes came in {self._waited:.0f} s"
+                raise RegistryUnavailable(self._sessions[0].host, self._what, why, 0, "", "timeout")
+            self._waited, self._came = 0.0, 0
+        return part
+
+    async def _failed(self, error: LadingError, opened: bool) -> None:
+        """Wait and try again, or turn to the next place, or raise ``error``.
+
+        What kept a transfer from being ``opened`` was tried again before, except for a range that is not the one.
+        """
         session = self._sessions[0]
-        match error:
-            case RegistryUnavailable(fact="cut" | "timeout" | "garbled" | "range" | "refused"):
-                self._failures += 1
-                if self._failures < session.backoff.attempts:
-                    if error.fact != "range":
-                        await trio.sleep(session.backoff.delay(self._failures))
-                    return
-            case RegistryError() | NotFound() | ImageInvalid():
-                pass
-            case _:
-                raise error
-        if len(self._sessions) == 1:
+        if isinstance(error, RegistryUnavailable) and (opened or error.fact == "range"):
+            self._failures += 1
+            if self._failures < session.backoff.attempts:
+                if error.fact != "range":
+                    await trio.sleep(session.backoff.delay(self._failures))
+                return
+        if len(self._sessions) == 1 or not isinstance(error, RegistryError | NotFound | ImageInvalid):
             raise error
         del self._sessions[0]
         self._failures, self._ranges = 0, True

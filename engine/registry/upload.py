@@ -9,8 +9,8 @@ the registry's own purging does that.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import trio
 
@@ -75,75 +75,83 @@ async def upload(session: Session, digest: Digest, size: int, source: Source) ->
     Raises ``Invalid`` if ``source`` has another size, and what `Session.send` does.
     """
     what = f"push blob {check_digest(digest)} to {session.name}"
-    again = not isinstance(source, AsyncIterable)
-    failures = 0
-    while True:
-        location = await _begin(session, what)
-        counted = _Counted(source, size, digest)
-        try:
-            answer = await session.send(
-                "PUT",
-                _with_query(location, f"digest={digest}"),
-                what=what,
-                expect=(201,),
-                headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
-                content=counted.stream,
-                once=True,
-                patience=_COMMIT_PATIENCE,
-            )
-        except LadingError as error:
-            failures += 1
-            counted.raise_failure()
-            await _abandon(session, location)
-            if not again or failures >= session.backoff.attempts or not _may_pass(error):
-                raise
-        else:
-            await answer.drain()
-            _check_said(answer, digest, what)
-            return
-        await trio.sleep(session.backoff.delay(failures))
+
+    async def put(location: str, body: _Body) -> None:
+        answer = await session.send(
+            "PUT",
+            _with_query(location, f"digest={digest}"),
+            what=what,
+            expect=(201,),
+            headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
+            content=lambda: body,
+            once=True,
+            patience=_COMMIT_PATIENCE,
+        )
+        await answer.drain()
+        _check_said(answer, digest, what)
+
+    await _push(session, source, what, put, size, digest)
 
 
 async def upload_stream(session: Session, source: Source) -> tuple[Digest, int]:
     """Store whatever ``source`` gives as a blob; its digest and size. Raises what `Session.send` does."""
     what = f"push a blob to {session.name}"
-    again = not isinstance(source, AsyncIterable)
+
+    async def patch_and_put(location: str, body: _Body) -> tuple[Digest, int]:
+        answer = await session.send(
+            "PATCH",
+            location,
+            what=what,
+            expect=(202,),
+            headers={"Content-Type": "application/octet-stream"},
+            content=lambda: body,
+            once=True,
+            patience=_COMMIT_PATIENCE,
+        )
+        await answer.drain()
+        digest = Digest(f"sha256:{body.hasher.hexdigest()}")
+        answer = await session.send(
+            "PUT",
+            _with_query(_location(session, answer, what), f"digest={digest}"),
+            what=what,
+            expect=(201,),
+            content=b"",
+            once=True,
+            patience=_COMMIT_PATIENCE,
+        )
+        await answer.drain()
+        _check_said(answer, digest, what)
+        return digest, body.size
+
+    return await _push(session, source, what, patch_and_put)
+
+
+T = TypeVar("T")
+
+
+async def _push(
+    session: Session,
+    source: Source,
+    what: str,
+    send: Callable[[str, _Body], Awaitable[T]],
+    size: int | None = None,
+    digest: Digest | None = None,
+) -> T:
+    """Begin an upload and ``send`` its body; all of it again, if it failed in a way that may pass."""
     failures = 0
     while True:
         location = await _begin(session, what)
-        counted = _Counted(source, None, None)
+        body = _Body(source, size, digest)
         try:
-            answer = await session.send(
-                "PATCH",
-                location,
-                what=what,
-                expect=(202,),
-                headers={"Content-Type": "application/octet-stream"},
-                content=counted.stream,
-                once=True,
-                patience=_COMMIT_PATIENCE,
-            )
-            await answer.drain()
-            location = _location(session, answer, what)
-            digest = Digest(f"sha256:{counted.hasher.hexdigest()}")
-            answer = await session.send(
-                "PUT",
-                _with_query(location, f"digest={digest}"),
-                what=what,
-                expect=(201,),
-                content=b"",
-                patience=_COMMIT_PATIENCE,
-            )
+            return await send(location, body)
         except LadingError as error:
             failures += 1
-            counted.raise_failure()
+            await body.aclose()
             await _abandon(session, location)
-            if not again or failures >= session.backoff.attempts or not _may_pass(error):
+            if isinstance(source, AsyncIterable) or failures >= session.backoff.attempts or not _may_pass(error):
                 raise
-        else:
-            await answer.drain()
-            _check_said(answer, digest, what)
-            return digest, counted.size
+        finally:
+            await body.aclose()
         await trio.sleep(session.backoff.delay(failures))
 
 
@@ -205,46 +213,49 @@ def _check_said(answer: Answer, digest: Digest, what: str) -> None:
         raise DigestMismatch(f"what the registry stored ({what})", digest, said[:100])
 
 
-class _Counted:
-    """A source as a request's body, counted and hashed on the way. What the source itself raises is kept, since
-    the request's failure would hide it.
+class _Body:
+    """A source as a request's body, counted and hashed on the way: an async iterator of parts.
+
+    ``size`` and ``digest``, if known: what it should have; the size is compared, the digest left to the registry.
+    What the source raises passes through the request as it is.
     """
 
     def __init__(self, source: Source, size: int | None, digest: Digest | None) -> None:
-        self._source = source
+        stream = _pieces(source) if isinstance(source, bytes) else source
+        self._source = aiter(stream if isinstance(stream, AsyncIterable) else stream())
         self._expected = size
         self._digest = digest
-        self._failure: BaseException | None = None
         self.size = 0
         self.hasher = hashlib.sha256()
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for part in _parts(self._source):
-                self.size += len(part)
-                if self._expected is not None and self.size > self._expected:
-                    break
-                if self._digest is None:
-                    self.hasher.update(part)
-                if part:
-                    yield part
+            part = await anext(self._source)
+        except StopAsyncIteration:
             if self._expected is not None and self.size != self._expected:
-                raise Invalid(
-                    "blob", self._digest, f"it should have {self._expected} bytes, and has another number"
-                )
-        except Exception as error:
-            self._failure = error
+                raise self._other_size() from None
             raise
+        self.size += len(part)
+        if self._expected is not None and self.size > self._expected:
+            raise self._other_size()
+        if self._digest is None:
+            self.hasher.update(part)
+        return part
 
-    def raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    async def aclose(self) -> None:
+        """The request is over: so is the source, if it is a generator."""
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            with trio.CancelScope(shield=True):
+                await close()
+
+    def _other_size(self) -> Invalid:
+        return Invalid("blob", self._digest, f"it should have {self._expected} bytes, and has another number")
 
 
-async def _parts(source: Source) -> AsyncIterator[bytes]:
-    if isinstance(source, bytes):
-        for start in range(0, len(source), _PIECE):
-            yield source[start : start + _PIECE]
-        return
-    async for part in source if isinstance(source, AsyncIterable) else source():
-        yield part
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _PIECE):
+        yield content[start : start + _PIECE]
