@@ -110,11 +110,13 @@ class FaultServer:
 
 
 @asynccontextmanager
-async def fault_server(certificates: Certificates | None = None) -> AsyncIterator[FaultServer]:
+async def fault_server(
+    certificates: Certificates | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[FaultServer]:
     """A server that listens; with ``certificates``, for TLS."""
     server = FaultServer()
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    server.address = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    listeners = await trio.open_tcp_listeners(0, host=host)
+    server.address = f"{host}:{listeners[0].socket.getsockname()[1]}"
     handler: Callable[[Any], Any] = server.serve
     if certificates is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import attrs
+import trio
 
 from lading.engine.registry import upload as pushing
 from lading.engine.registry.auth import Authorizer
@@ -16,8 +17,15 @@ from lading.engine.registry.credentials import Credentials
 from lading.engine.registry.session import Backoff, Session
 from lading.engine.registry.settings import Endpoint, RegistrySettings
 from lading.engine.registry.transfer import Blob, Hasher
-from lading.events.errors import DigestMismatch, ImageInvalid, Invalid, NotFound, RegistryError
-from lading.events.ids import Digest, check_digest
+from lading.events.errors import (
+    DigestMismatch,
+    ImageInvalid,
+    Invalid,
+    NotFound,
+    RegistryError,
+    RegistryUnavailable,
+)
+from lading.events.ids import Digest
 from lading.events.manifest import (
     ACCEPTED,
     INDEX_TYPES,
@@ -26,6 +34,7 @@ from lading.events.manifest import (
     Index,
     Manifest,
     Platform,
+    check_image_digest,
     choose_platform,
     parse_manifest,
 )
@@ -129,7 +138,9 @@ class Registry:
         await answer.aclose()
         return ManifestFacts(
             _bare(answer.headers.get("content-type", "")),
-            check_digest(said) if (said := answer.headers.get("docker-content-digest", "")) else "",
+            check_image_digest(said, "the registry's answer")
+            if (said := answer.headers.get("docker-content-digest", ""))
+            else "",
             answer.length or 0,
         )
 
@@ -286,13 +297,21 @@ class Registry:
     async def _manifest(self, session: Session, reference: Reference) -> FetchedManifest:
         from lading.engine.registry.connections import TooLong
 
-        answer = await self._ask_manifest(session, reference, "GET")
-        try:
-            content = await answer.read(MANIFEST_LIMIT, 4 * self.settings.stall_timeout)
-        except TooLong:
-            raise ImageInvalid(
-                f"the manifest of {_shown(reference)} at {session.host} has more than {MANIFEST_LIMIT} bytes"
-            ) from None
+        failures = 0
+        while True:
+            answer = await self._ask_manifest(session, reference, "GET")
+            try:
+                content = await answer.read(MANIFEST_LIMIT, 4 * self.settings.stall_timeout)
+                break
+            except TooLong:
+                raise ImageInvalid(
+                    f"the manifest of {_shown(reference)} at {session.host} has more than {MANIFEST_LIMIT} bytes"
+                ) from None
+            except RegistryUnavailable as error:
+                failures += 1
+                if error.fact != "cut" or failures >= self._backoff.attempts:
+                    raise
+            await trio.sleep(self._backoff.delay(failures))
         digest = Digest(f"sha256:{hashlib.sha256(content).hexdigest()}")
         said = answer.headers.get("docker-content-digest", "")
         wanted = reference.digest or (said if said.startswith("sha256:") else digest)

@@ -9,7 +9,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -121,17 +120,17 @@ class Connections:
 
     def __init__(self, settings: RegistrySettings) -> None:
         self.settings = settings
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._transports: dict[str, _Transport] = {}
         self._schemes: dict[str, str] = {}
         self._looking: dict[str, trio.Lock] = {}
         self._headers = {"User-Agent": f"lading/{release()}", "Accept-Encoding": "identity", "Accept": "*/*"}
 
     async def aclose(self) -> None:
         """Close every connection; requests that are under way break."""
-        clients, self._clients = list(self._clients.values()), {}
+        transports, self._transports = list(self._transports.values()), {}
         with trio.CancelScope(shield=True):
-            for client in clients:
-                await client.aclose()
+            for transport in transports:
+                await transport.aclose()
 
     async def open(
         self,
@@ -167,7 +166,8 @@ class Connections:
         )
         whole = float("inf") if callable(content) else self.settings.connect_timeout + 2 * stall
         with trio.move_on_after(whole), _told(what, host):
-            response = await self._client(target.scheme, host).send(request, stream=True)
+            response = await self._transport(target.scheme, host).handle_async_request(request)
+            response.request = request
             return Answer(response, what, host)
         raise RegistryUnavailable(host, what, f"no answer within {whole:g} s", 0, "", "timeout")
 
@@ -190,22 +190,20 @@ class Connections:
                 self._schemes[host] = "https"
             return self._schemes[host]
 
-    def _client(self, scheme: str, host: str) -> httpx.AsyncClient:
-        """One for each host, since trust and proxies are matters of the host."""
+    def _transport(self, scheme: str, host: str) -> _Transport:
+        """One for each host, since trust and proxies are matters of the host.
+
+        httpx's own client is not used: redirects, credentials and cookies are no business of anybody but us.
+        """
         key = f"{scheme}://{host}"
-        client = self._clients.get(key)
-        if client is None:
+        transport = self._transports.get(key)
+        if transport is None:
             context = None
             if scheme == "https":
                 verify = not self.settings.is_insecure(host)
                 context = tls_context(host, self.settings.certificates, verify=verify)
-            client = httpx.AsyncClient(
-                transport=_Transport(context, self._proxy(scheme, host)),
-                trust_env=False,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            )
-            self._clients[key] = client
-        return client
+            transport = self._transports[key] = _Transport(context, self._proxy(scheme, host))
+        return transport
 
     def _proxy(self, scheme: str, host: str) -> httpx.Proxy | None:
         """What the environment says; this machine needs none to speak to itself."""
