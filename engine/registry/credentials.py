@@ -88,7 +88,8 @@ def _decoded(value: str, header: str) -> dict[str, Any]:
     if len(value) > _HEADER_LIMIT:
         raise _wrong(header, "it is too long")
     try:
-        raw = base64.b64decode(value.rstrip("=").translate(_TO_URL) + "=" * (-len(value.rstrip("=")) % 4), b"-_")
+        text = value.rstrip("=").translate(_TO_URL)
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
         return parse_object(raw) if raw else {}
     except (ValueError, binascii.Error):
         raise _wrong(header, "it must be JSON in base64url") from None

@@ -142,19 +142,21 @@ async def test_what_a_source_raises_is_what_the_caller_gets(server: FaultServer)
 
 
 async def test_a_cancelled_upload_closes_its_source(server: FaultServer) -> None:
-    closed = trio.Event()
+    asked, closed = trio.Event(), trio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         try:
             yield CONTENT[:1000]
+            asked.set()
             await trio.sleep_forever()
         finally:
             closed.set()
 
-    async with Registry(QUICK) as registry:
-        with trio.move_on_after(0.05):
-            await registry.upload(name(server), DIGEST, len(CONTENT), slow)
-        assert closed.is_set()
+    async with Registry(QUICK) as registry, trio.open_nursery() as nursery:
+        nursery.start_soon(registry.upload, name(server), DIGEST, len(CONTENT), slow)
+        await asked.wait()
+        nursery.cancel_scope.cancel()
+    assert closed.is_set()
     assert server.asked(PUT) == []
 
 
