@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from lading.engine.core import Caller, Core, new_command_id
+from lading.engine.garbage import collect
 from lading.engine.nursery import together
 from lading.engine.platform import host_platform
 from lading.engine.progress import Progress, Tell, short_digest
@@ -32,6 +33,7 @@ from lading.events.manifest import (
     pair_layers,
 )
 from lading.events.platforms import normal_platform
+from lading.events.reach import reach, unreached
 from lading.events.reference import Reference
 from lading.events.transfer import (
     LeaseReleased,
@@ -121,6 +123,10 @@ class _Pull:
         if self._leased:
             events.append(Proposed(lease_stream(self._id), LeaseReleased("pull")))
         await self._core.journal.append(events, actor=self._caller.actor, command=self._caller.command)
+        if self._leased and unreached(
+            self._core.log, reach(self._core.log)
+        ):  # what it leased lost its other users
+            await collect(self._core, self._caller)
 
     async def run(self) -> ImageId:
         reference = self._reference

@@ -9,7 +9,7 @@ from typing import Literal
 import trio
 
 from lading.engine.core import Caller, Core, new_command_id
-from lading.engine.garbage import collect, reach, unreached
+from lading.engine.garbage import collect
 from lading.engine.queries import ImageQueries
 from lading.engine.stream import chunks
 from lading.events.envelope import Proposed
@@ -17,6 +17,7 @@ from lading.events.errors import ImageInvalid, Invalid
 from lading.events.ids import ChainId, Digest
 from lading.events.image import ArchiveState, ImageState, LayerState
 from lading.events.manifest import Manifest, parse_manifest
+from lading.events.reach import reach, unreached
 from lading.events.reference import parse_reference
 from lading.events.transfer import LeasePurpose, LeaseReleased, LeaseTaken, lease_stream
 from lading.events.views import ARCHIVES, LAYERS, MANIFESTS

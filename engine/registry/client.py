@@ -263,7 +263,9 @@ class Registry:
 
     async def _session(self, reference: Reference, actions: str, auth: Credentials | None) -> Session:
         endpoint = self.settings.endpoint(reference.domain)
-        return await self._made(endpoint, reference, actions, auth or await self._credentials(reference.domain))
+        if auth is None:
+            auth = await self._credentials(reference.domain)
+        return await self._made(endpoint, reference, actions, auth)
 
     async def _made(
         self, endpoint: Endpoint, reference: Reference, actions: str, credentials: Credentials | None

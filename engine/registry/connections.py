@@ -341,7 +341,10 @@ class _Stream(httpcore.AsyncNetworkStream):
             raise
 
     def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+        try:
+            return self._inner.get_extra_info(info)
+        except ValueError:  # asked whether it is readable, once it is closed
+            return True
 
 
 @contextmanager
