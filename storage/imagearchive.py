@@ -26,6 +26,7 @@ from lading.storage.causes import host_hint
 from lading.storage.decode import PIECE
 from lading.storage.layerstream import LayerStream
 from lading.storage.plan import DEFAULT_LIMITS, Limits
+from lading.storage.room import Room
 from lading.storage.split import SplitWriter
 from lading.storage.tar import CHUNK, ByteSource, Entry, EntryType, TarReader
 from lading.storage.tarfields import octal, sum_matches
@@ -185,6 +186,8 @@ class _Blob:
     def write(self, data: bytes, /) -> None:
         if self._fd < 0:
             self._fd = os.open("blob", _NEW, 0o600, dir_fd=self._directory)
+            self._room = Room(self._fd)
+        self._room.take(len(data))
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._fd, rest) :]

@@ -45,6 +45,7 @@ from lading.storage.plan import (
     Symlink,
     Whiteout,
 )
+from lading.storage.room import Room
 from lading.storage.tar import Regions, TarReader
 from lading.storage.trees import Usage, measure_tree, printable, remove_tree
 
@@ -127,6 +128,7 @@ class TreeWriter:
         self._parents = Parents(self.root, self._imply)
         self._inodes = 1
         self._blocks = 0
+        self._room = Room(self.root)
         # Where what a file takes may change once it is closed, or something was removed again, all is measured.
         self._measure = filesystem_type(self.root) not in STEADY
 
@@ -150,6 +152,7 @@ class TreeWriter:
         self.entries += 1
         self._count()
         try:
+            self._room.take(0)
             match operation:
                 case File():
                     self._file(operation, reader)
@@ -227,12 +230,13 @@ class TreeWriter:
             fd = os.open(name, _NEW_FILE, metadata.mode, dir_fd=parent)
         try:
             if operation.sparse is not None:
-                _write_sparse(fd, operation.sparse, reader)
+                _write_sparse(fd, operation.sparse, reader, self._room)
                 os.ftruncate(fd, size)
             elif size:
                 left = size
                 while left:
                     piece = reader.piece()
+                    self._room.take(len(piece))
                     written = os.write(fd, piece)
                     while written < len(piece):
                         written += os.write(fd, piece[written:])
@@ -457,11 +461,12 @@ class TreeWriter:
 _NODE_MODES: Final = {NodeKind.CHAR: stat.S_IFCHR, NodeKind.BLOCK: stat.S_IFBLK, NodeKind.FIFO: stat.S_IFIFO}
 
 
-def _write_sparse(fd: int, regions: Regions, reader: TarReader) -> None:
+def _write_sparse(fd: int, regions: Regions, reader: TarReader, room: Room) -> None:
     """Put the entry's bytes where ``regions`` say; together they are exactly as long."""
     places = iter(regions)
     offset = left = 0
     while piece := reader.piece():
+        room.take(len(piece))
         while len(piece):
             while not left:
                 offset, left = next(places)

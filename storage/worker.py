@@ -37,6 +37,7 @@ from lading.events import errors
 from lading.events.errors import HostError, ImageInvalid, LadingError
 from lading.storage.linux import confine
 from lading.storage.plan import Limits
+from lading.storage.room import Room
 from lading.storage.unpack import Borrowed, Unpacked, unpack
 
 __all__ = [
@@ -152,8 +153,10 @@ class FdSource:
 class _FdTee:
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._room = Room(fd)
 
     def write(self, data: bytes, /) -> None:
+        self._room.take(len(data))
         written = os.write(self._fd, data)
         while written < len(data):
             written += os.write(self._fd, memoryview(data)[written:])

@@ -9,7 +9,6 @@ a realm is never followed to another origin, and must be https unless the regist
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
@@ -19,7 +18,7 @@ import trio
 
 from lading.engine.registry.challenge import Challenge, parse_challenges
 from lading.engine.registry.credentials import Credentials
-from lading.engine.registry.settings import is_loopback
+from lading.engine.registry.settings import host_name, is_loopback, written_address
 from lading.events.errors import RegistryError, Unauthorized
 from lading.events.strictjson import parse_object
 
@@ -186,9 +185,8 @@ def is_forbidden(host: str, asked_by: str) -> bool:
     """
     if is_loopback(host):
         return not is_loopback(asked_by)
-    try:
-        address = ipaddress.ip_address(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
+    address = written_address(host_name(host))
+    if address is None:
         return False
     return address.is_link_local or address.is_unspecified or address.is_multicast
 

@@ -176,13 +176,14 @@ class Registry:
         offset: int = 0,
         *,
         hasher: Hasher | None = None,
+        verify: bool = True,
         auth: Credentials | None = None,
     ) -> Blob:
         """The bytes of a blob of the reference's repository, see `Blob`; the request comes with the first part.
 
         A descriptor's ``urls`` are not asked.
         """
-        return Blob(lambda: self._sessions(reference, auth), descriptor, offset, hasher)
+        return Blob(lambda: self._sessions(reference, auth), descriptor, offset, hasher, verify)
 
     async def small_blob(
         self, reference: Reference, descriptor: Descriptor, *, auth: Credentials | None = None

@@ -1,15 +1,14 @@
 """Connections to any host, kept and used again, and single exchanges on them; no retry, redirect or credentials.
 
-httpx and httpcore are imported here and only here; whoever opens a `Registry` imports this module.
+httpx and httpcore are imported here and in ``transport`` alone; whoever opens a `Registry` imports this module.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
@@ -17,6 +16,7 @@ import httpx
 import trio
 
 from lading.engine.registry.settings import RegistrySettings, host_name, is_loopback
+from lading.engine.registry.transport import Outgoing, Stream, Transport
 from lading.engine.registry.trust import tls_context
 from lading.engine.release import release
 from lading.events.errors import Invalid, RegistryError, RegistryUnavailable
@@ -28,13 +28,6 @@ Content = bytes | Callable[[], AsyncIterator[bytes]]
 
 The streams are no async generators: those must be read to their end, and a request may end before its body does.
 """
-
-_READ = 1 << 20
-"""Bytes asked of a socket at once. httpcore's own 64 KiB halve the throughput."""
-
-_WRITE = 256 << 10
-
-_POOL: dict[str, Any] = {"max_connections": None, "max_keepalive_connections": 16, "keepalive_expiry": 30.0}
 
 
 class TooLong(Exception):
@@ -106,7 +99,7 @@ class Answer:
         with trio.CancelScope(shield=True):
             if parts is not None and not self._response.is_closed:
                 # The generators between us and the socket must come to an end, which only reading makes them do.
-                stream: _Stream = self._response.extensions["network_stream"]
+                stream: Stream = self._response.extensions["network_stream"]
                 stream.stopped = True
                 with suppress(httpcore.NetworkError, httpcore.ProtocolError):
                     async for _ in parts:
@@ -120,7 +113,7 @@ class Connections:
 
     def __init__(self, settings: RegistrySettings) -> None:
         self.settings = settings
-        self._transports: dict[str, _Transport] = {}
+        self._transports: dict[str, Transport] = {}
         self._schemes: dict[str, str] = {}
         self._looking: dict[str, trio.Lock] = {}
         self._headers = {"User-Agent": f"lading/{release()}", "Accept-Encoding": "identity", "Accept": "*/*"}
@@ -161,7 +154,7 @@ class Connections:
             target,
             headers=sent,
             content=None if callable(content) else content,
-            stream=_Outgoing(content()) if callable(content) else None,
+            stream=Outgoing(content()) if callable(content) else None,
             extensions={"timeout": timeout.as_dict()},
         )
         whole = float("inf") if callable(content) else self.settings.connect_timeout + 2 * stall
@@ -190,7 +183,7 @@ class Connections:
                 self._schemes[host] = "https"
             return self._schemes[host]
 
-    def _transport(self, scheme: str, host: str) -> _Transport:
+    def _transport(self, scheme: str, host: str) -> Transport:
         """One for each host, since trust and proxies are matters of the host.
 
         httpx's own client is not used: redirects, credentials and cookies are no business of anybody but us.
@@ -202,7 +195,7 @@ class Connections:
             if scheme == "https":
                 verify = not self.settings.is_insecure(host)
                 context = tls_context(host, self.settings.certificates, verify=verify)
-            transport = self._transports[key] = _Transport(context, self._proxy(scheme, host))
+            transport = self._transports[key] = Transport(context, self._proxy(scheme, host))
         return transport
 
     def _proxy(self, scheme: str, host: str) -> httpx.Proxy | None:
@@ -217,134 +210,6 @@ class Connections:
             return httpx.Proxy(url if "://" in url else f"http://{url}")
         except (ValueError, httpx.InvalidURL):
             raise Invalid(f"{scheme}_proxy", "in the environment", "it is not http://host:port") from None
-
-
-class _Transport(httpx.AsyncBaseTransport):
-    """httpx's transport, with reads of another size; httpcore's exceptions pass."""
-
-    def __init__(self, context: ssl.SSLContext | None, proxy: httpx.Proxy | None = None) -> None:
-        if proxy is None:
-            self._pool: httpcore.AsyncConnectionPool = httpcore.AsyncConnectionPool(
-                ssl_context=context, network_backend=_Backend(), **_POOL
-            )
-        else:
-            self._pool = httpcore.AsyncHTTPProxy(
-                proxy_url=httpcore.URL(
-                    scheme=proxy.url.raw_scheme, host=proxy.url.raw_host, port=proxy.url.port, target=b"/"
-                ),
-                proxy_auth=proxy.raw_auth,
-                ssl_context=context,
-                network_backend=_Backend(),
-                **_POOL,
-            )
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        assert isinstance(request.stream, httpx.AsyncByteStream)
-        response = await self._pool.handle_async_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(
-                    scheme=request.url.raw_scheme,
-                    host=request.url.raw_host,
-                    port=request.url.port,
-                    target=request.url.raw_path,
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        assert isinstance(response.stream, AsyncIterable)
-        return httpx.Response(
-            response.status,
-            headers=response.headers,
-            stream=_Body(response.stream),
-            extensions=response.extensions,
-        )
-
-    async def aclose(self) -> None:
-        await self._pool.aclose()
-
-
-class _Outgoing(httpx.AsyncByteStream):
-    def __init__(self, parts: AsyncIterator[bytes]) -> None:
-        self._parts = parts
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._parts
-
-
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, stream: AsyncIterable[bytes]) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._stream:
-            yield part
-
-    async def aclose(self) -> None:
-        close = getattr(self._stream, "aclose", None)
-        if close is not None:
-            await close()
-
-
-class _Backend(httpcore.AsyncNetworkBackend):
-    def __init__(self) -> None:
-        self._trio = httpcore.TrioBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        return _Stream(await self._trio.connect_tcp(host, port, timeout, local_address, socket_options))
-
-    async def sleep(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-
-
-class _Stream(httpcore.AsyncNetworkStream):
-    """``stopped``: reading fails from now on, though the connection is open."""
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-        self.stopped = False
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if self.stopped:
-            raise httpcore.ReadError("nobody wants more")
-        return await self._inner.read(_READ, timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """In pieces, so that the timeout is one of no progress."""
-        if len(buffer) <= _WRITE:
-            await self._inner.write(buffer, timeout)
-            return
-        view = memoryview(buffer)
-        for start in range(0, len(view), _WRITE):
-            await self._inner.write(view[start : start + _WRITE], timeout)  # type: ignore[arg-type]  # trio's fine
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
-        except BaseException:  # httpcore forgets the socket when it is cancelled here
-            with trio.CancelScope(shield=True):
-                await self._inner.aclose()
-            raise
-
-    def get_extra_info(self, info: str) -> Any:
-        try:
-            return self._inner.get_extra_info(info)
-        except ValueError:  # asked whether it is readable, once it is closed
-            return True
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -34,11 +35,21 @@ import attrs
 
 from lading.events.errors import HostError, Invalid
 
-__all__ = ["Endpoint", "RegistrySettings", "default_endpoint", "host_name", "is_loopback", "load_settings"]
+__all__ = [
+    "SETTINGS_PATH",
+    "Endpoint",
+    "RegistrySettings",
+    "default_endpoint",
+    "host_name",
+    "is_loopback",
+    "load_settings",
+    "written_address",
+]
 
 SETTINGS_PATH = "/etc/lading/registries.toml"
 _DEFAULT_DOMAIN = "docker.io"
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_NUMBERS = re.compile(r"[0-9A-Fa-fxX.]{1,60}")
 
 
 @attrs.frozen
@@ -98,7 +109,7 @@ class RegistrySettings:
         if self.loopback and is_loopback(host):
             return True
         name = host_name(host)
-        address = _address(name)
+        address = written_address(name)
         for entry in self.insecure:
             network = _network(entry)
             if network is None:
@@ -136,7 +147,7 @@ def host_name(host: str) -> str:
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine, by its written name or address."""
     name = host_name(host)
-    address = _address(name)
+    address = written_address(name)
     return name == "localhost" or name.endswith(".localhost") or (address is not None and address.is_loopback)
 
 
@@ -209,8 +220,15 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return None
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def written_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that ``text`` is, if it is no name; also one that only resolvers know (``0x7f.1``)."""
     try:
-        return ipaddress.ip_address(text)
+        found = ipaddress.ip_address(text)
     except ValueError:
-        return None
+        if _NUMBERS.fullmatch(text) is None:
+            return None
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(text))
+        except OSError:
+            return None
+    return getattr(found, "ipv4_mapped", None) or found

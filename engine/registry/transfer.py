@@ -51,8 +51,9 @@ class Blob:
     is compared after the last part: ``DigestMismatch``. So nothing that was given out is to be believed until the
     iteration has ended.
 
-    ``hasher``: a SHA-256 that has seen the first ``offset`` bytes; with an offset and without it, nothing is
-    compared. A cancel closes the connection. ``position``: bytes of the blob that were given out, with ``offset``.
+    ``hasher``: a SHA-256 that has seen the first ``offset`` bytes; with an offset and without it, or without
+    ``verify``, nothing is compared: whoever reads must. A cancel closes the connection. ``position``: bytes of the
+    blob that were given out, with ``offset``.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Blob:
         descriptor: Descriptor,
         offset: int = 0,
         hasher: Hasher | None = None,
+        verify: bool = True,
     ) -> None:
         if not 0 <= offset <= descriptor.size:
             raise ValueError(f"offset {offset} is not in a blob of {descriptor.size} bytes")
@@ -68,7 +70,7 @@ class Blob:
         self.position = offset
         self._find_sessions = sessions
         self._sessions: list[Session] = []
-        self._hasher = hasher if hasher is not None or offset else hashlib.sha256()
+        self._hasher = hasher if hasher is not None or offset or not verify else hashlib.sha256()
         self._answer: Answer | None = None
         self._waited, self._came = 0.0, 0
         self._skip = 0

@@ -19,13 +19,21 @@ if TYPE_CHECKING:
     from lading.engine.engine import Engine, open_engine
     from lading.engine.follow import CaughtUp, FellBehind
     from lading.engine.images import Images
+    from lading.engine.loading import Loaded
     from lading.engine.output import LogPiece
+    from lading.engine.progress import Progress
+    from lading.engine.prune import Pruned
+    from lading.engine.pushes import PushResult
     from lading.engine.queries import PastEngine
+    from lading.engine.registry import Credentials, RegistrySettings
+    from lading.engine.untag import Removal
+    from lading.engine.usage import DiskUsage, ImageUsage
     from lading.events import errors
     from lading.events.container import ContainerState
     from lading.events.envelope import Actor, Record
     from lading.events.errors import LadingError
     from lading.events.image import ImageConfig, ImageState
+    from lading.storage.plan import Limits
     from lading.storage.store import read_log
 
 __all__ = [
@@ -36,15 +44,25 @@ __all__ = [
     "Container",
     "ContainerState",
     "Containers",
+    "Credentials",
+    "DiskUsage",
     "Engine",
     "FellBehind",
     "ImageConfig",
     "ImageState",
+    "ImageUsage",
     "Images",
     "LadingError",
+    "Limits",
+    "Loaded",
     "LogPiece",
     "PastEngine",
+    "Progress",
+    "Pruned",
+    "PushResult",
     "Record",
+    "RegistrySettings",
+    "Removal",
     "errors",
     "open_engine",
     "read_log",
@@ -58,15 +76,25 @@ _HOME = {
     "Container": "lading.engine.container",
     "ContainerState": "lading.events.container",
     "Containers": "lading.engine.containers",
+    "Credentials": "lading.engine.registry",
+    "DiskUsage": "lading.engine.usage",
     "Engine": "lading.engine.engine",
     "FellBehind": "lading.engine.follow",
     "ImageConfig": "lading.events.image",
     "ImageState": "lading.events.image",
+    "ImageUsage": "lading.engine.usage",
     "Images": "lading.engine.images",
     "LadingError": "lading.events.errors",
+    "Limits": "lading.storage.plan",
+    "Loaded": "lading.engine.loading",
     "LogPiece": "lading.engine.output",
     "PastEngine": "lading.engine.queries",
+    "Progress": "lading.engine.progress",
+    "Pruned": "lading.engine.prune",
+    "PushResult": "lading.engine.pushes",
     "Record": "lading.events.envelope",
+    "RegistrySettings": "lading.engine.registry",
+    "Removal": "lading.engine.untag",
     "open_engine": "lading.engine.engine",
     "read_log": "lading.storage.store",
 }

@@ -6,7 +6,6 @@ As in ``test_boundaries``: a first child counts the steps, then one child for ea
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import images
@@ -44,12 +43,6 @@ LIFE = """
     say("pruned")
     say("steps", steps)
 """
-
-
-@pytest.fixture
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
-    with LocalRegistry(tmp_path_factory.mktemp("registry")) as registry:
-        yield registry
 
 
 class Life:

@@ -12,7 +12,8 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from registries import CONFIG, QUICK, layer
+from faultserver import fault_server
+from registries import CONFIG, QUICK, hold, layer
 from registry import PASSWORD, USER, LocalRegistry
 
 from lading.engine.registry import Credentials, Registry, RegistrySettings
@@ -185,6 +186,33 @@ async def test_a_registry_that_is_restarted_in_the_middle(tmp_path: Path) -> Non
                 nursery.start_soon(trio.to_thread.run_sync, server.start)
                 got += b"".join([part async for part in blob])
             assert got == content
+
+
+async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For plain HTTP it is asked for the whole address, for TLS to connect; not for whom ``no_proxy`` names."""
+    settings = attrs.evolve(QUICK, proxies=True, insecure=("plain.invalid",))
+    async with fault_server() as proxy:
+        manifest = hold(proxy)
+        monkeypatch.setenv("http_proxy", f"http://user:passw0rd@{proxy.address}")
+        monkeypatch.setenv("https_proxy", proxy.address)
+        monkeypatch.setenv("no_proxy", "direct.invalid")
+        async with Registry(settings) as registry:
+            found = await registry.manifest(parse_reference("plain.invalid/a/b:1"))
+            assert found.content == manifest
+            with pytest.raises(RegistryUnavailable, match="proxy"):
+                await registry.manifest(parse_reference("secure.invalid/a/b:1"))
+            with pytest.raises(RegistryUnavailable) as caught:
+                await registry.manifest(parse_reference("direct.invalid/a/b:1"))
+            assert caught.value.fact == "unresolved"
+            assert (await registry.manifest(parse_reference(f"{proxy.address}/a/b:1"))).content == manifest
+    assert [f"{seen.method} {seen.target}" for seen in proxy.seen if "invalid" in seen.target] == [
+        "CONNECT plain.invalid:443",
+        "GET http://plain.invalid/v2/a/b/manifests/1",
+        "CONNECT secure.invalid:443",
+        "CONNECT secure.invalid:443",
+    ]
+    assert proxy.seen[1].headers["proxy-authorization"].startswith("Basic ")
+    assert "proxy-authorization" not in proxy.seen[-1].headers
 
 
 @pytest.mark.slow

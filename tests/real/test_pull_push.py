@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ from lading.events.transfer import LeaseReleased, PullFailed, PullFinished, Pull
 from lading.events.views import ARCHIVES, PULLS
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[LocalRegistry]:
-    with LocalRegistry(tmp_path / "registry") as registry:
-        yield registry
 
 
 async def facts(engine: lading.Engine, *kinds: type) -> list[Any]:
