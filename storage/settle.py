@@ -26,7 +26,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
@@ -76,16 +76,18 @@ def settle(
     *,
     opaque_root: bool = False,
     moves: Moves | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> Settled:
     """Settle ``tree`` on ``lowers``, topmost first and without those that an opaque root above them hides.
 
     ``implied``, ``borrowed`` and ``opaque_root`` are those of ``Unpacked``. Call it only if there is anything in
-    the first two. Raises ``BadLayer`` where an entry leads nowhere in the merged view, ``HostError`` when the
-    machine refuses. Blocks; nothing is synced.
+    the first two. ``stop`` is called before each directory and link; what it raises goes through. Raises
+    ``BadLayer`` where an entry leads nowhere in the merged view, ``HostError`` when the machine refuses. Blocks;
+    nothing is synced.
     """
     with contextlib.ExitStack() as stack:
         layers = [_root(stack, each) for each in ((tree,) if opaque_root else (tree, *lowers))]
-        work = _Settling(layers, implied, borrowed, opaque_root, moves)
+        work = _Settling(layers, implied, borrowed, opaque_root, moves, stop)
         try:
             work.settle_directories()
             work.settle_links()
@@ -118,6 +120,7 @@ class _Settling:
         borrowed: Sequence[Borrowed],
         opaque_root: bool,
         moves: Moves | None,
+        stop: Callable[[], None],
     ) -> None:
         self.entry = b""
         self.opaque_root = opaque_root
@@ -126,6 +129,7 @@ class _Settling:
         self._pending = _Pending(implied)
         self._borrowed = borrowed
         self._moves = moves
+        self._stop = stop
         self._places: dict[bytes, bytes] = {}  # directories whose contents went somewhere else
         self._following = b""
         self._depth = 0
@@ -136,6 +140,7 @@ class _Settling:
         """Every implied directory, parents first; those that are made on the way as well."""
         while (path := self._pending.first()) is not None:
             self.entry = path
+            self._stop()
             found = find(self._layers, path, below_first=True)
             if found is not None and stat.S_ISLNK(found.status.st_mode):
                 self._follow(path)
@@ -283,6 +288,7 @@ class _Settling:
         copies: dict[tuple[int, int], bytes] = {}
         for link in self._borrowed:
             self.entry = path = self._place(link.path)
+            self._stop()
             parent, name = split_path(path)
             target_parent, target_name = split_path(link.target)
             real = _join(self._resolve(target_parent), target_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import zstandard
 
 from lading.engine.unpacking import Unpackers, open_unpackers
 from lading.events.errors import BadLayer, EngineClosed, HostError
@@ -270,6 +272,20 @@ async def test_memory_that_a_layer_asks_for_is_refused_it(unpackers: Unpackers, 
     huge = b"\x28\xb5\x2f\xfd\x00" + bytes([(31 - 10) << 3]) + b"\x01\x00\x00"
     with pytest.raises(HostError, match=r"Cannot allocate memory; its worker may use 1024 MiB"):
         await unpackers.unpack(io.BytesIO(huge), staging, split=False, limits=Limits(zstd_window=1 << 31))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pack", [None, gzip.compress, zstandard.compress])
+async def test_a_worker_stays_small(
+    unpackers: Unpackers, staging: Path, pack: Callable[[bytes], bytes] | None
+) -> None:
+    before = children()
+    await unpackers.warm()
+    [worker] = children() - before
+    data = archive(1 << 20, 150)
+    await unpackers.unpack(io.BytesIO(pack(data) if pack else data), staging, split=True)
+    [most] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())
+    assert int(most) < 100_000
 
 
 async def test_many_layers_share_a_few_workers(tmp_path: Path) -> None:

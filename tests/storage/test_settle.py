@@ -288,6 +288,20 @@ def test_settling_reaches_nothing_outside(place: Any, tar: Any, tmp_path: Path) 
             lower.rmdir()
 
 
+def test_stop_is_asked_before_each_and_what_it_raises_goes_through(stack: Stack, tar: Any) -> None:
+    stack.add(tar.d(b"a"), tar.f(b"f"))
+    calls = iter(range(4))
+
+    def stop() -> None:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stack.add(tar.f(b"a/b/x"), tar.lnk(b"one", b"f"), tar.lnk(b"two", b"f"), stop=stop)
+    assert os.listdir(stack.base / "layer1/a") == ["b"]
+    assert sorted(os.listdir(stack.base / "layer1")) == ["a", "one"]
+
+
 @pytest.mark.slow
 def test_many_directories_under_one_link_take_no_time(stack: Stack, tar: Any) -> None:
     stack.add(tar.s(b"l", b"to"), tar.d(b"to"))
