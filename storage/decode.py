@@ -30,6 +30,7 @@ Decoder = Callable[[Iterator[bytes]], Iterator[bytes]]
 _SUPPORTED = "uncompressed tar, gzip and zstd"
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_FEW: Final = 8 * 1024
 _BLOCKS: Final = PIECE >> 17  # a block holds at most 128 KiB
 
 
@@ -71,26 +72,30 @@ def _gunzip(raw: Iterator[bytes]) -> Iterator[bytes]:
 
     member = begin()
     begun = True  # whether any byte of the current member was seen
+    step = PIECE
     for piece in raw:
-        data = piece
-        while data:
+        view, at = memoryview(piece), 0
+        while at < len(piece):
             if not begun:
-                if data[0] != 0x1F:
-                    _only_zeros(data, raw, "gzip")
+                if piece[at] != 0x1F:
+                    _only_zeros(piece[at:], raw, "gzip")
                     return
                 member, begun = begin(), True
+            end = min(at + step, len(piece))
             try:
-                plain = member.decompress(data, PIECE)
-                data = b""
-                if plain:
+                if plain := member.decompress(view[at:end], PIECE):
                     yield plain
                 while not (member.needs_input or member.eof):
                     if plain := member.decompress(b"", PIECE):
                         yield plain
             except igzip_lib.error as error:  # type: ignore[misc]  # its stub takes the class for an instance
                 raise BadLayer(f"its gzip compression is corrupt ({error})") from error
+            at = end
+            step = min(2 * step, PIECE)
             if member.eof:
-                data, begun = member.unused_data, False
+                # What is left over was copied: where members are short, they are given little at a time.
+                at -= len(member.unused_data)
+                begun, step = False, _FEW
     if begun:
         raise BadLayer("its gzip data is cut off")
 

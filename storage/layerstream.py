@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from lading.events.errors import BadLayer, HostError
 from lading.storage.causes import host_hint
 from lading.storage.decode import PIECE, SNIFF, find_decoder
+from lading.storage.pieces import gathered
 from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.tar import ByteSource
 
@@ -167,7 +168,7 @@ class LayerStream:
             self._plain_hash = hashlib.sha256()
             if self._threads > 1:
                 raw = self._ahead(raw)
-            plain = self._checked(decoder(raw))
+            plain = self._checked(gathered(decoder(raw)))  # a member or frame may have a few bytes only
         return self._ahead(plain) if self._threads else plain
 
     def _ahead(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
