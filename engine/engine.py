@@ -128,7 +128,7 @@ async def open_engine(
                 await _begin(store, journal)
             async with (
                 open_link(store.paths, on_exit) as link,
-                open_unpackers() as unpackers,
+                open_unpackers(within=store.paths.staging) as unpackers,
                 open_service_nursery() as nursery,
             ):
                 trash = Trash(store.paths)

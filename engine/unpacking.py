@@ -128,13 +128,13 @@ class _Worker:
             await self.process.wait()
 
 
-async def _start() -> _Worker:
+async def _start(within: str) -> _Worker:
     ours, theirs = socket.socketpair()
     lifeline, held = os.pipe2(os.O_CLOEXEC)
     words = os.memfd_create("lading-worker", os.MFD_CLOEXEC)
     try:
         process = await trio.lowlevel.open_process(
-            command(theirs.fileno(), lifeline),
+            command(theirs.fileno(), lifeline, within),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=words,
@@ -159,10 +159,13 @@ async def _start() -> _Worker:
 class Unpackers:
     """At most ``workers`` worker processes at once (default: one for each processor, at least two).
 
-    Those that have nothing to do are kept for ``idle`` seconds; :meth:`run` is the task that ends them then.
+    ``within``: a directory beneath which every staging directory is, and outside of which they shall not be able
+    to make, change or remove anything. Those that have nothing to do are kept for ``idle`` seconds; :meth:`run`
+    is the task that ends them then.
     """
 
-    def __init__(self, workers: int | None = None, *, idle: float = _IDLE) -> None:
+    def __init__(self, workers: int | None = None, *, idle: float = _IDLE, within: Path | None = None) -> None:
+        self._within = "" if within is None else os.path.realpath(within)
         self._limit = trio.CapacityLimiter(workers or max(2, len(os.sched_getaffinity(0))))
         self._idle_time = idle
         self._idle: list[_Worker] = []
@@ -256,7 +259,7 @@ class Unpackers:
     async def warm(self, workers: int = 1) -> None:
         """Have ``workers`` ready: starting one takes some 60 ms, which can pass while a manifest is on its way."""
         while not self._closed and len(self._idle) < min(workers, int(self._limit.total_tokens)):
-            self._rest(await _start())
+            self._rest(await _start(self._within))
 
     async def run(self) -> None:
         """End the workers that have been idle for long enough, for ever."""
@@ -306,7 +309,7 @@ class Unpackers:
             await worker.end()
         if self._closed:
             raise EngineClosed
-        return await _start()
+        return await _start(self._within)
 
     def _rest(self, worker: _Worker) -> None:
         worker.idle_since = trio.current_time()
@@ -315,9 +318,11 @@ class Unpackers:
 
 
 @asynccontextmanager
-async def open_unpackers(workers: int | None = None, *, idle: float = _IDLE) -> AsyncIterator[Unpackers]:
+async def open_unpackers(
+    workers: int | None = None, *, idle: float = _IDLE, within: Path | None = None
+) -> AsyncIterator[Unpackers]:
     """``Unpackers`` with the task that ends idle ones; all are ended when the block is left."""
-    unpackers = Unpackers(workers, idle=idle)
+    unpackers = Unpackers(workers, idle=idle, within=within)
     async with open_service_nursery() as nursery:
         nursery.start_soon(unpackers.run)
         try:

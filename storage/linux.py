@@ -43,7 +43,6 @@ __all__ = [
     "RESOLVE_NO_SYMLINKS",
     "RESOLVE_NO_XDEV",
     "UMOUNT_NOFOLLOW",
-    "confine",
     "filesystem_type",
     "fsconfig_create",
     "fsconfig_set_flag",
@@ -103,12 +102,6 @@ _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_OPENAT2 = 437
 _SYS_RENAMEAT2 = 316 if os.uname().machine == "x86_64" else 276  # 276 is the generic table's (aarch64, riscv64)
-
-_CLONE_NEWNET = 0x40000000
-_PR_SET_NO_NEW_PRIVS = 38
-_CAPABILITY_VERSION_3 = 0x20080522
-# CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SYS_ADMIN (trusted.* attributes), MKNOD, SETFCAP
-_FILE_CAPABILITIES = sum(1 << bit for bit in (0, 1, 2, 3, 4, 21, 27, 31))
 
 # openat2 answers EAGAIN when a rename anywhere on the machine raced a ".." inside the root.
 _OPENAT2_ATTEMPTS = 256
@@ -287,26 +280,3 @@ def move_mount(mount_fd: int, target: bytes, *, target_fd: int = AT_FDCWD) -> No
         _path(target),
         ctypes.c_long(_MOVE_MOUNT_F_EMPTY_PATH),
     )
-
-
-def confine() -> None:
-    """Take from this process, for good, the network, the way to more privileges by execve(2), and every capability
-    that making files of any kind and owner doesn't need (unshare(2), prctl(2), capabilities(7)).
-
-    Call it while there is one thread, or for each: the kernel keeps all of this by thread.
-    """
-    _checked(_libc.unshare(ctypes.c_int(_CLONE_NEWNET)), "unshare the network")
-    _checked(_libc.prctl(ctypes.c_int(_PR_SET_NO_NEW_PRIVS), *map(ctypes.c_ulong, (1, 0, 0, 0))), "no_new_privs")
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    sets = (ctypes.c_uint32 * 6)()
-    _checked(_libc.capget(header, sets), "capget")
-    for at, kept in enumerate((_FILE_CAPABILITIES & 0xFFFFFFFF, _FILE_CAPABILITIES >> 32)):
-        for kind in range(3):  # effective, permitted, inheritable
-            sets[3 * at + kind] &= kept if kind < 2 else 0
-    _checked(_libc.capset(header, sets), "capset")
-
-
-def _checked(result: int, what: str) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")

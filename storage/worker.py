@@ -35,7 +35,7 @@ import msgpack
 
 from lading.events import errors
 from lading.events.errors import HostError, ImageInvalid, LadingError
-from lading.storage.linux import confine
+from lading.storage.confinement import confine, write_only_beneath
 from lading.storage.plan import Limits
 from lading.storage.room import Room
 from lading.storage.unpack import Borrowed, Unpacked, unpack
@@ -76,18 +76,21 @@ Job = Callable[[Mapping[str, Any], list[int], "Talk"], Mapping[str, Any]]
 # imports every event class, which would double the time.
 _START: Final = (
     "import sys,types,importlib.machinery as m;"
-    "sys.path[:0]=sys.argv[3:];"
+    "sys.path[:0]=sys.argv[4:];"
     "s=m.PathFinder.find_spec('lading.events',m.PathFinder.find_spec('lading').submodule_search_locations);"
     "p=types.ModuleType('lading.events');p.__path__=s.submodule_search_locations;sys.modules['lading.events']=p;"
     "from lading.storage.worker import main;"
-    "main(int(sys.argv[1]),int(sys.argv[2]))"
+    "main(int(sys.argv[1]),int(sys.argv[2]),sys.argv[3])"
 )
 
 
-def command(requests: int, lifeline: int) -> list[str]:
-    """The command that starts a worker with these descriptors: a socket, and a pipe's end that only ever ends."""
+def command(requests: int, lifeline: int, within: str = "") -> list[str]:
+    """The command that starts a worker with these descriptors: a socket, and a pipe's end that only ever ends.
+
+    ``within``: the absolute path of the directory beneath which all its jobs write; empty: it isn't known.
+    """
     path = [entry for entry in sys.path if entry.startswith("/")]
-    return [sys.executable, "-I", "-S", "-B", "-c", _START, str(requests), str(lifeline), *path]
+    return [sys.executable, "-I", "-S", "-B", "-c", _START, str(requests), str(lifeline), within, *path]
 
 
 class Talk:
@@ -251,13 +254,13 @@ def decode_error(message: Mapping[str, Any]) -> LadingError:
     return ImageInvalid(f"its worker failed with {message}")
 
 
-def main(requests: int, lifeline: int) -> None:
+def main(requests: int, lifeline: int, within: str) -> None:
     """Do jobs until there are no more, or until one fails. Never returns."""
     gc.disable()  # nothing here is in cycles that grow with the archive
     talk = Talk(socket.socket(fileno=requests))
     code = 0
     try:
-        _confine()  # before there is another thread
+        _confine(within)  # before there is another thread
         threading.stack_size(_STACK)
         threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
         while (heard := talk.hear()) is not None:
@@ -285,7 +288,7 @@ def _end_with_parent(lifeline: int) -> None:
     os._exit(1)
 
 
-def _confine() -> None:
+def _confine(within: str) -> None:
     os.umask(0)
     for limit, value in (
         (resource.RLIMIT_AS, MEMORY),
@@ -294,3 +297,5 @@ def _confine() -> None:
     ):
         resource.setrlimit(limit, (value, value))
     confine()
+    if within:
+        write_only_beneath(os.fsencode(within))

@@ -20,6 +20,7 @@ import zstandard
 
 from lading.engine.unpacking import Unpackers, open_unpackers
 from lading.events.errors import BadLayer, EngineClosed, HostError
+from lading.storage.confinement import landlock_version
 from lading.storage.plan import Limits
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")
@@ -47,9 +48,9 @@ async def _until(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def unpackers() -> AsyncIterator[Unpackers]:
+async def unpackers(tmp_path: Path) -> AsyncIterator[Unpackers]:
     before = children()
-    async with open_unpackers(2) as opened:
+    async with open_unpackers(2, within=tmp_path) as opened:
         yield opened
     assert children() <= before
 
@@ -224,7 +225,7 @@ async def test_a_worker_has_nothing_of_the_engines(unpackers: Unpackers, staging
 async def test_a_worker_that_was_taken_over_is_not_believed(
     unpackers: Unpackers, staging: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    def command(requests: int, lifeline: int) -> list[str]:
+    def command(requests: int, lifeline: int, within: str) -> list[str]:
         code = f"import os,time; os.write({requests}, {said!r}); time.sleep(100)"
         return [sys.executable, "-I", "-S", "-c", code]
 
@@ -238,7 +239,7 @@ async def test_what_a_worker_says_of_its_end_is_told(
 ) -> None:
     monkeypatch.setattr(
         "lading.engine.unpacking.command",
-        lambda requests, lifeline: [sys.executable, "-I", "-S", "-c", "raise SystemExit('no such thing')"],
+        lambda *arguments: [sys.executable, "-I", "-S", "-c", "raise SystemExit('no such thing')"],
     )
     with pytest.raises(HostError, match=r"ended with code 1: no such thing"):
         await unpackers.unpack(io.BytesIO(archive()), staging, split=False)
@@ -286,6 +287,21 @@ async def test_a_worker_stays_small(
     await unpackers.unpack(io.BytesIO(pack(data) if pack else data), staging, split=True)
     [most] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())
     assert int(most) < 100_000
+
+
+@pytest.mark.skipif(landlock_version() < 2, reason="the kernel has no Landlock")
+async def test_a_worker_cannot_write_elsewhere(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Not even if it wanted to: here it is told to."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "s").mkdir()
+    async with open_unpackers(within=tmp_path) as unpackers:
+        await unpackers.warm()
+        with pytest.raises(HostError, match="Permission denied"):
+            await unpackers.unpack(io.BytesIO(archive()), elsewhere / "s", split=False)
+    assert not os.listdir(elsewhere / "s/tree")
+    async with open_unpackers() as unpackers:
+        (elsewhere / "t").mkdir()
+        await unpackers.unpack(io.BytesIO(archive()), elsewhere / "t", split=False)
 
 
 async def test_many_layers_share_a_few_workers(tmp_path: Path) -> None:
