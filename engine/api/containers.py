@@ -24,6 +24,7 @@ from lading.events.container import LIVE, ContainerState, Phase
 from lading.events.errors import HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId
 from lading.events.image import ImageState
+from lading.events.platforms import parse_platform
 from lading.events.views import IMAGES
 from lading.storage.store import Paths
 from lading.storage.trees import measure_tree
@@ -193,8 +194,11 @@ class _Containers:
 
 def _check_platform(platform: str, name: str, image: ImageState) -> None:
     """Docker's rule: an image of another platform than asked for is as good as none."""
+    if not platform:
+        return
+    wanted = parse_platform(platform, architecture=image.architecture)
     actual = f"{image.os}/{image.architecture}"
-    if platform and platform.lower() not in (image.os, actual):
+    if (wanted.os, wanted.architecture) != (image.os, image.architecture):
         raise HttpError(
             404,
             f"image with reference {name} was found but does not provide the specified platform "

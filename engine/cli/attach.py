@@ -74,7 +74,7 @@ class Run:
         try:
             answer = await self._ask_for_it()
         except HttpError as error:
-            absent = error.status == 404 and error.message.startswith("No such image")
+            absent = error.status == 404 and error.message.startswith(("No such image", "image with reference"))
             if self.pull != "missing" or not absent:
                 raise
             say_error(f"Unable to find image '{self.request['Image']}' locally")
