@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
+from lading.engine.api.failures import failure_words
 from lading.engine.api.progress import (
     ProgressLines,
     aux_line,
@@ -19,7 +24,12 @@ from lading.engine.api.progress import (
     progress_line,
     status_line,
     stream_line,
+    stream_progress,
 )
+from lading.engine.http.client import connect
+from lading.engine.http.message import HttpError, Request
+from lading.engine.http.server import Limits, serve
+from lading.engine.http.unix_socket import connect_unix, listen_unix
 from lading.events.errors import Invalid
 
 
@@ -171,3 +181,80 @@ async def test_an_end_without_a_line_is_known_as_such(autojump_clock: trio.testi
         nursery.start_soon(work)
         assert not await lines.wait_first()
     assert isinstance(lines.failure, Invalid)
+
+
+Served = Callable[[Callable[[ProgressLines], Awaitable[None]]], Awaitable[Path]]
+
+
+@pytest.fixture
+def served(tmp_path: Path, nursery: trio.Nursery) -> Served:
+    """A server that answers every request with the progress of some work; the path of its socket."""
+
+    async def serve_it(work: Callable[[ProgressLines], Awaitable[None]]) -> Path:
+        async def handler(request: Request) -> None:
+            await stream_progress(request, work, failure_words)
+
+        path = tmp_path / "s"
+        await nursery.start(partial(serve, [listen_unix(path)], handler, limits=Limits(grace=0, linger=0.05)))
+        return path
+
+    return serve_it
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_work_goes_on_to_its_end_though_nobody_reads(served: Served) -> None:
+    """More is told than any socket's buffer has room for."""
+    done = trio.Event()
+
+    async def work(lines: ProgressLines) -> None:
+        for number in range(20_000):
+            lines.tell(Told(f"{number:012}", "x" * 100))
+            if number % 100 == 0:
+                await trio.lowlevel.checkpoint()
+        done.set()
+
+    path = await served(work)
+    async with await connect_unix(path) as stream:
+        await stream.send_all(GET)
+        with trio.fail_after(5):
+            await done.wait()
+        with trio.fail_after(10):
+            got = b""
+            while not got.endswith(b"0\r\n\r\n"):
+                got += await stream.receive_some()
+    assert 1000 < got.count(b'"status"') < 20_000, "some were left out, and the last is there"
+    assert b'"id":"000000019999"' in got
+
+
+async def test_a_client_that_leaves_ends_the_work(served: Served) -> None:
+    begun, ended = trio.Event(), trio.Event()
+
+    async def work(lines: ProgressLines) -> None:
+        try:
+            begun.set()
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    path = await served(work)
+    async with await connect_unix(path) as stream:
+        await stream.send_all(GET)
+        await begun.wait()
+    with trio.fail_after(5):
+        await ended.wait()
+
+
+@pytest.mark.parametrize("told", [False, True])
+async def test_a_failure_is_a_status_until_something_was_told(served: Served, told: bool) -> None:
+    async def work(lines: ProgressLines) -> None:
+        if told:
+            lines.tell(Told("a", "Downloading"))
+        raise HttpError(404, "it is not there")
+
+    path = await served(work)
+    async with connect(path) as client, await client.request("GET", "/") as reply:
+        body = [json.loads(line) for line in (await reply.read()).splitlines()]
+    assert reply.status == (200 if told else 404)
+    assert body[-1] == (json.loads(error_line("it is not there")) if told else {"message": "it is not there"})

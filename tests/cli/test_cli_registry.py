@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,24 +155,3 @@ def test_what_is_saved_is_loaded_again(shared: Cli, tmp_path: Path) -> None:
     bad.write_bytes(b"this is no archive" * 100)
     assert shared("load", "-i", os.fspath(bad), code=1).stderr.count("\n") == 1
     shared("rmi", "kept:1")
-
-
-def test_a_slow_reader_does_not_hold_a_pull(shared: Cli, registry: LocalRegistry) -> None:
-    """Nobody reads what the command prints: the pull goes on to its end all the same."""
-    layers = [images.layer(images.file(str(at), os.urandom(200_000)), form="gzip") for at in range(40)]
-    push_image(registry.address, "many:1", images.image(*layers))
-    read, write = os.pipe()
-    try:
-        pulling = shared.start("pull", "--json", f"{registry.address}/many:1", stdout=write)
-        os.close(write)
-        wait_until(
-            lambda: "pull.finished" in shared("log", "--image", f"{registry.address}/many").stdout, "its end"
-        )
-        time.sleep(0.1)
-        with open(read, "rb", closefd=False) as out:
-            lines = [json.loads(line) for line in out]
-        pulling.communicate()
-        assert pulling.returncode == 0
-        assert lines[-1]["status"].startswith("Status: Downloaded")
-    finally:
-        os.close(read)
