@@ -19,6 +19,7 @@ from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Request
 from lading.engine.http.router import Router
 from lading.engine.progress import untold
+from lading.events.container import Phase
 
 __all__ = ["add_archive_routes"]
 
@@ -31,6 +32,7 @@ def add_archive_routes(router: Router, engine: Engine) -> None:
     router.add("GET", "/images/get", archives.save_many)
     router.add("GET", "/images/{name:path}/get", archives.save_one)
     router.add("POST", "/images/load", archives.load)
+    router.add("GET", "/containers/{id}/export", archives.export)
 
 
 class _Archives:
@@ -74,6 +76,18 @@ class _Archives:
                     lines.add(stream_line(f"Loaded image ID: {one.image}\n"))
 
         await stream_progress(request, work, failure_words, always=True)
+
+    async def export(self, request: Request) -> None:
+        container = self._engine.containers.get(request.params["id"])
+        words = {Phase.DEAD: "Dead", Phase.REMOVING: "being removed"}.get(container.state.phase)
+        if words is not None:
+            raise HttpError(409, f"You cannot export container {container.id} which is {words}")
+        async with (
+            self._engine.containers.export(container.id) as chunks,
+            request.respond(200, {"Content-Type": "application/octet-stream"}) as send,
+        ):
+            async for chunk in chunks:
+                await send(chunk)
 
 
 def _form(text: str) -> Literal["docker", "oci"]:

@@ -14,7 +14,7 @@ from lading.engine.api.changes import apply_changes
 from lading.engine.api.failures import failure_words, pull_failure
 from lading.engine.api.images import named
 from lading.engine.api.progress import ProgressLines, aux_line, stream_progress
-from lading.engine.api.request import caller_of, check_reference
+from lading.engine.api.request import caller_of, check_reference, not_supported
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
@@ -161,6 +161,8 @@ def _domain(address: str) -> str:
 def _pulled(image: str, tag: str) -> str:
     """The reference that a pull asks for; its ``tag`` may be a digest (moby ``postImagesCreate``)."""
     reference = parse_reference(check_reference(image.removesuffix(":")))
+    if not tag and reference.digest is None and ":" not in image.removesuffix(":").rpartition("/")[2]:
+        raise not_supported("pulling every tag of a repository, which is what no tag means,")
     if not tag:
         return reference.familiar
     bare = Reference(reference.domain, reference.path, None).repository

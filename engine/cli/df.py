@@ -3,64 +3,154 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lading.engine.cli.client import Place
 
+if TYPE_CHECKING:
+    from lading.engine.usage import DiskUsage, ImageUsage
+    from lading.events.container import ContainerState
+    from lading.storage.costs import HistoryCosts
+    from lading.storage.store import Paths
+
 __all__ = ["COMMANDS"]
 
 
-@click.command(epilog="\b\nExample:\n  lading df\n  lading df --json | jq .history")
+@click.command(epilog="\b\nExample:\n  lading df\n  lading df -v\n  lading df --json | jq .history")
+@click.option("-v", "--verbose", is_flag=True, help="Each image and each container.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object, sizes in bytes.")
 @click.pass_obj
-def df(place: Place, as_json: bool) -> int:
+def df(place: Place, verbose: bool, as_json: bool) -> int:
     """Show what the store takes on disk.
 
-    Images are shared by their containers, and the history is everything that ever happened: `lading compact`
-    moves its old part into an archive. Reads the store itself, with or without an engine.
+    Images are shared by their containers, and layers by images. RECLAIMABLE is what `lading prune -a` would free
+    at most. The history is everything that ever happened: `lading compact` moves its old part into an archive.
+    Reads the store itself, with or without an engine.
     """
     from pathlib import Path
 
-    import attrs
-
-    from lading.engine.cli.tables import draw, size
-    from lading.events.container import status
-    from lading.events.views import CONTAINERS, IMAGES
+    from lading.engine.usage import disk_usage
+    from lading.events.views import CONTAINERS
     from lading.storage.costs import history_costs
     from lading.storage.store import locate, read_log
-    from lading.storage.trees import measure
 
     root = Path(place.root)
     log = read_log(root)
     try:
         paths = locate(root.resolve())
         states = [state for _, state in log.scan(CONTAINERS)]
-        images = [image for _, image in log.scan(IMAGES)]
-        used = {state.spec.image for state in states}
+        usage = disk_usage(log, paths)
         history = history_costs(log, paths.archive)
-        layers, blobs = measure(paths.layers).disk_bytes, measure(paths.blobs).disk_bytes
-        writable = measure(paths.containers).disk_bytes
     finally:
         log.close()
-    running = sum(status(state) == "running" for state in states)
+    sizes = _sizes(paths, states)
     if as_json:
-        found = {
-            "images": {"total": len(images), "active": len(used), "size": layers + blobs},
-            "containers": {"total": len(states), "active": running, "size": writable},
-            "history": attrs.asdict(history),
-        }
-        print(json.dumps(found, indent=2))
-        return 0
-    rows = [
-        ("Images", str(len(images)), str(len(used)), size(layers + blobs)),
-        ("Containers", str(len(states)), str(running), size(writable)),
-        ("History", str(history.parts["records"].entries), "", size(history.size)),
-        *((f"  {name}", str(part.entries), "", size(part.size)) for name, part in history.parts.items()),
-        ("Archives", str(history.archives), "", size(history.archive_size)),
-    ]
-    draw(("TYPE", "TOTAL", "ACTIVE", "SIZE"), rows)
+        print(json.dumps(_as_dict(usage, states, sizes, history), indent=2))
+    elif verbose:
+        _show_each(usage, states, sizes)
+    else:
+        _show(usage, states, sizes, history)
     return 0
+
+
+def _sizes(paths: Paths, states: list[ContainerState]) -> dict[str, int]:
+    """What each container's directory takes: what it wrote, and what it printed."""
+    from lading.storage.trees import measure
+
+    return {state.id: measure(paths.container(state.id)).disk_bytes for state in states}
+
+
+def _runs(state: ContainerState) -> bool:
+    from lading.events.container import status
+
+    return status(state) == "running"
+
+
+def _as_dict(
+    usage: DiskUsage, states: list[ContainerState], sizes: dict[str, int], history: HistoryCosts
+) -> dict[str, Any]:
+    import attrs
+
+    stopped = [state for state in states if not _runs(state)]
+    return {
+        "images": {
+            "total": len(usage.images),
+            "active": sum(image.containers > 0 for image in usage.images),
+            "size": usage.total,
+            "reclaimable": usage.reclaimable,
+            "layers": usage.layers,
+            "archives": usage.archives,
+            "documents": usage.documents,
+            "each": [{**attrs.asdict(image), "unique": image.unique} for image in usage.images],
+        },
+        "containers": {
+            "total": len(states),
+            "active": len(states) - len(stopped),
+            "size": sum(sizes.values()),
+            "reclaimable": sum(sizes[state.id] for state in stopped),
+            "each": [{"id": state.id, "name": state.name, "size": sizes[state.id]} for state in states],
+        },
+        "history": attrs.asdict(history),
+    }
+
+
+def _show(usage: DiskUsage, states: list[ContainerState], sizes: dict[str, int], history: HistoryCosts) -> None:
+    from lading.engine.cli.tables import draw, size
+
+    active = sum(image.containers > 0 for image in usage.images)
+    running = sum(map(_runs, states))
+    written = sum(sizes.values())
+    stopped = sum(sizes[state.id] for state in states if not _runs(state))
+    rows = [
+        ("Images", str(len(usage.images)), str(active), size(usage.total), _part(usage.reclaimable, usage.total)),
+        ("  layers", "", "", size(usage.layers), ""),
+        ("  their archives", "", "", size(usage.archives), ""),
+        ("  documents", "", "", size(usage.documents), ""),
+        ("Containers", str(len(states)), str(running), size(written), _part(stopped, written)),
+        ("History", str(history.parts["records"].entries), "", size(history.size), ""),
+        *((f"  {name}", str(part.entries), "", size(part.size), "") for name, part in history.parts.items()),
+        ("Archives", str(history.archives), "", size(history.archive_size), ""),
+    ]
+    draw(("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"), rows)
+
+
+def _part(count: int, total: int) -> str:
+    from lading.engine.cli.tables import size
+
+    return size(count) + (f" ({100 * count // total}%)" if total else "")
+
+
+def _show_each(usage: DiskUsage, states: list[ContainerState], sizes: dict[str, int]) -> None:
+    from lading.engine.cli.tables import draw, short_id, size
+
+    print("Images space usage:\n")
+    names = ("REPOSITORY", "TAG", "IMAGE ID", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "CONTAINERS")
+    rows = []
+    for image in sorted(usage.images, key=lambda image: (-image.unique, image.image)):
+        amounts = (size(image.size), size(image.shared), size(image.unique), str(image.containers))
+        rows.append((*_name(image), short_id(image.image), *amounts))
+    draw(names, rows)
+    print("\nContainers space usage:\n")
+    draw(
+        ("CONTAINER ID", "IMAGE", "STATUS", "SIZE", "NAMES"),
+        (
+            (short_id(state.id), state.spec.image_name, str(state.phase), size(sizes[state.id]), state.name)
+            for state in sorted(states, key=lambda state: -sizes[state.id])
+        ),
+    )
+
+
+def _name(image: ImageUsage) -> tuple[str, str]:
+    """Its first tag, as docker shows it."""
+    from lading.events.reference import parse_reference
+
+    names = [parse_reference(name) for name in image.names]
+    tagged = next((name for name in names if name.digest is None), None)
+    if tagged is not None:
+        return tagged.repository, tagged.tag or "<none>"
+    return (names[0].repository if names else "<none>"), "<none>"
 
 
 COMMANDS = (df,)

@@ -25,8 +25,16 @@ async def pull_image(
     style: Style = "auto",
     out: TextIO | None = None,
 ) -> None:
-    """Have the engine pull ``reference``, and show how far it is. Raises ``HttpError`` if it can't be had."""
-    where = target("images", "create", fromImage=reference, platform=platform)
+    """Have the engine pull ``reference``, and show how far it is.
+
+    Raises ``HttpError`` if it can't be had, and ``Invalid`` for what is no name.
+    """
+    from lading.events.reference import parse_reference
+
+    parsed = parse_reference(reference)
+    where = target(
+        "images", "create", fromImage=parsed.repository, tag=parsed.digest or parsed.tag, platform=platform
+    )
     headers = await registry_headers(reference)
     async with await client.request("POST", where, headers=headers) as reply:
         with showing_layers(style, out) as show:

@@ -14,6 +14,7 @@ import images
 import pytest
 import trio
 from imagefiles import write_docker_archive
+from stage import printed
 
 from lading.events.image import LayerRemoved
 
@@ -137,3 +138,24 @@ async def test_what_is_loaded_is_an_event(api: Any, tmp_path: Path) -> None:
     assert [(event["Action"], event["Actor"]["Attributes"]) for event in events] == [
         ("load", {"k": "v", "name": image.id})
     ]
+
+
+async def test_a_container_is_exported_whether_it_runs_or_not(api: Any, tmp_path: Path) -> None:
+    script = "echo new > /made; rm /etc/hello; echo ready; sleep 1000"
+    running = await api.start("sh", "-c", script, name="it")
+    await printed(api.engine.containers.get(running), b"ready")
+    for _ in range(2):
+        status, raw = await api.ask("GET", f"{V}/containers/it/export")
+        found = {name.removeprefix("./"): content for name, content in members(raw).items()}
+        assert (status, found["made"], "etc/hello" in found) == (200, b"new\n", False)
+        await api.ask("POST", f"/containers/{running}/kill")
+        await api.ask("POST", f"/containers/{running}/wait")
+    archive = tmp_path / "it.tar"
+    assert (await api.docker("export", "-o", str(archive), "it")).code == 0
+    said = await api.docker("import", str(archive), "again:1")
+    assert said.code == 0, said.err
+    assert (await api.docker("run", "--rm", *QUIET, "again:1", "cat", "/made")).out == "new\n"
+    created = await api.create("true")
+    status, raw = await api.ask("GET", f"{V}/containers/{created}/export")
+    assert (status, members(raw)["etc/hello"]) == (200, b"hello from the image\n")
+    assert await api.ask("GET", f"{V}/containers/nope/export") == (404, {"message": "No such container: nope"})

@@ -138,9 +138,9 @@ async def test_a_registrys_refusal_is_a_status_before_the_first_line_and_a_line_
 ) -> None:
     nope = f"{registry.address}/nope"
     missing = f"manifest for {nope}:latest not found: manifest unknown"
-    assert await api.stream(f"{V}/images/create", fromImage=nope) == (404, [{"message": missing}])
+    assert await api.stream(f"{V}/images/create", fromImage=nope, tag="latest") == (404, [{"message": missing}])
     hidden = f"{guarded.address}/team/hidden"
-    status, [said] = await api.stream(f"{V}/images/create", fromImage=hidden)
+    status, [said] = await api.stream(f"{V}/images/create", fromImage=hidden, tag="latest")
     denied = f"pull access denied for {hidden}, repository does not exist or may require 'docker login': "
     assert (status, said["message"].startswith(denied)) == (404, True), said
     await api.ask("POST", f"{V}/images/{api.image}/tag", repo=hidden)
@@ -150,12 +150,16 @@ async def test_a_registrys_refusal_is_a_status_before_the_first_line_and_a_line_
     assert "wrong" not in json.dumps(said)
     _, said = await api.stream(f"{V}/images/{hidden}/push", tag="latest", headers=header())
     assert "aux" in said[-1], said
-    _, said = await api.stream(f"{V}/images/create", fromImage=hidden, headers=header())
+    _, said = await api.stream(f"{V}/images/create", fromImage=hidden, tag="latest", headers=header())
     assert said[-1]["status"].startswith("Status: Image is up to date")
+    status, [said] = await api.stream(f"{V}/images/create", fromImage=nope)
+    assert (status, "every tag of a repository" in said["message"]) == (501, True)
+    refused = await api.docker("pull", "-a", nope)
+    assert (refused.code, "not supported in this release" in refused.err) == (1, True)
     for bad in ("x/UPPER", "a b", "x" * 500):
-        assert (await api.stream(f"{V}/images/create", fromImage=bad))[0] == 400
+        assert (await api.stream(f"{V}/images/create", fromImage=bad, tag="x"))[0] == 400
     assert (await api.stream(f"{V}/images/create", fromImage="x", tag="a b"))[0] == 400
-    assert (await api.stream(f"{V}/images/create", fromImage="x", platform="linux/not/a/platform"))[0] == 400
+    assert (await api.stream(f"{V}/images/create", fromImage="x:1", platform="linux/not/a/platform"))[0] == 400
 
 
 async def test_login_is_checked_by_the_registry(api: Any, guarded: LocalRegistry, registry: LocalRegistry) -> None:
@@ -248,7 +252,7 @@ async def test_a_client_that_hangs_up_cancels_its_pull(api: Any, tmp_path: Path)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with trio.move_on_after(1) as scope:
-            await api.stream(f"{V}/images/create", fromImage=f"127.0.0.1:{port}/slow")
+            await api.stream(f"{V}/images/create", fromImage=f"127.0.0.1:{port}/slow:1")
         assert scope.cancelled_caught
         with trio.fail_after(5):
             while True:

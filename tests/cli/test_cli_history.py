@@ -69,7 +69,8 @@ def test_df_tells_what_history_costs(shared: Cli) -> None:
     assert found["images"]["size"] > 1_000_000
     rows = [re.split(" {2,}", line.strip()) for line in shared("df").stdout.splitlines()]
     assert [row[0] for row in rows] == [
-        *("TYPE", "Images", "Containers", "History", "records", "indexes", "views", "snapshots", "Archives")
+        *("TYPE", "Images", "layers", "their archives", "documents", "Containers"),
+        *("History", "records", "indexes", "views", "snapshots", "Archives"),
     ]
 
 

@@ -10,6 +10,7 @@ import socket
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import images
 import pytest
@@ -155,3 +156,36 @@ def test_what_is_saved_is_loaded_again(shared: Cli, tmp_path: Path) -> None:
     bad.write_bytes(b"this is no archive" * 100)
     assert shared("load", "-i", os.fspath(bad), code=1).stderr.count("\n") == 1
     shared("rmi", "kept:1")
+
+
+def test_df_tells_what_images_share(shared: Cli, registry: LocalRegistry) -> None:
+    below = images.layer(images.file("below", b"x" * 500_000), form="gzip")
+    for name in ("one", "two"):
+        top = images.layer(images.file(name, b"y" * 100_000), form="gzip")
+        push_image(registry.address, f"{name}:1", images.image(below, top))
+        shared("pull", "-q", f"{registry.address}/{name}:1")
+    found = json.loads(shared("df", "--json").stdout)["images"]
+    each: dict[str, Any] = {image["names"][0]: image for image in found["each"] if image["names"]}
+    one, two = (each[f"{registry.address}/{name}:1"] for name in ("one", "two"))
+    assert one["shared"] == two["shared"] > 500_000
+    assert one["size"] - one["shared"] == one["unique"] > 100_000
+    assert found["size"] == found["layers"] + found["archives"] + found["documents"]
+    assert 0 < found["reclaimable"] <= found["size"]
+    row = next(line.split() for line in shared("df", "-v").stdout.splitlines() if "/one " in line)
+    assert (row[1], row[-1]) == ("1", "0")
+
+
+def test_an_export_is_a_containers_file_system(shared: Cli, tmp_path: Path) -> None:
+    shared("run", "--name", "writer", "busybox:1", "sh", "-c", "echo written > /new; rm /etc/hello")
+    archive = tmp_path / "root.tar"
+    shared("export", "-o", os.fspath(archive), "writer")
+    with tarfile.open(archive) as tar:
+        names = {name.removeprefix("./") for name in tar.getnames()}
+        file = tar.extractfile(next(member for member in tar if member.name.endswith("new")))
+        assert file is not None
+        assert file.read() == b"written\n"
+    assert "bin/busybox" in names
+    assert not [name for name in names if ".wh." in name or name == "etc/hello"]
+    shared("import", os.fspath(archive), "again:1")
+    assert shared("run", "--rm", "again:1", "cat", "/new").stdout == "written\n"
+    assert shared("export", "nope", code=1).stderr == "lading: No such container: nope\n"
