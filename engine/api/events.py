@@ -91,6 +91,8 @@ class _Events:
 
     async def follow(self, request: Request) -> None:
         since, until = instant_of(request, "since"), instant_of(request, "until")
+        if not since and request.query.get("since").strip():
+            since = 1  # from the beginning is not the same as from now on
         if until and until < since:
             raise HttpError(400, "`since` time cannot be after `until` time")
         filters = filters_of(request, _FILTERS)

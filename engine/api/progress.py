@@ -63,12 +63,14 @@ class Progress(Protocol):
 
 def progress_line(progress: Progress) -> bytes:
     """One line of a layer's progress, or of the whole transfer's, whose id is empty or a tag."""
-    counts = {"current": progress.current, "total": progress.total}
+    counts = {"current": progress.current, "total": progress.total} if progress.total else {}
+    if progress.current and not counts:
+        counts = {"current": progress.current}
     if progress.status.startswith("Pulling from ") or not (progress.id or progress.current or progress.total):
         return status_line(progress.status, progress.id)
     line: dict[str, Any] = {
         "status": progress.status,
-        "progressDetail": {name: count for name, count in counts.items() if count},
+        "progressDetail": counts,
     }
     if bar := draw_bar(progress.current, progress.total):
         line["progress"] = bar

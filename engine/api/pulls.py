@@ -10,11 +10,13 @@ import base64
 import json
 from typing import Any, Final
 
+import attrs
+
 from lading.engine.api.changes import apply_changes
 from lading.engine.api.failures import failure_words, pull_failure
 from lading.engine.api.images import named
-from lading.engine.api.progress import ProgressLines, aux_line, stream_progress
-from lading.engine.api.request import caller_of, check_reference, not_supported
+from lading.engine.api.progress import ProgressLines, aux_line, status_line, stream_progress
+from lading.engine.api.request import caller_of, check_reference
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
@@ -55,20 +57,31 @@ class _Pulls:
 
     async def _pull(self, request: Request) -> None:
         query = request.query
-        reference = _pulled(query.get("fromImage"), query.get("tag"))
-        platform = query.get("platform") if request.version is None or request.version >= (1, 32) else ""
         credentials, caller = _credentials(request), caller_of(request)
+        asked = _asked(query.get("fromImage"), query.get("tag"))
+        every = asked.tag is None and asked.digest is None
+        platform = query.get("platform") if request.version is None or request.version >= (1, 32) else ""
 
         async def work(lines: ProgressLines) -> None:
+            reference = asked.repository if every else asked.familiar
             try:
-                await self._engine.images.pull(
-                    reference, platform=platform or None, auth=credentials, progress=lines.tell, caller=caller
-                )
+                names = await self._tags_there(asked, credentials) if every else [reference]
+                for reference in names:
+                    await self._engine.images.pull(
+                        reference, platform=platform or None, auth=credentials, progress=lines.tell, caller=caller
+                    )
             except LadingError as error:
                 raise pull_failure(error, reference) from None
 
         # The first line says whom we ask; only with the second does it turn out that there is such an image.
         await stream_progress(request, work, failure_words, held=1)
+
+    async def _tags_there(self, repository: Reference, credentials: Credentials) -> list[str]:
+        registry = await self._engine.core.registry()
+        tags = await registry.tags(repository, auth=credentials)
+        if not tags:
+            raise NotFound("image", repository.repository)
+        return [attrs.evolve(repository, tag=tag).familiar for tag in sorted(tags)]
 
     async def _import(self, request: Request) -> Reply:
         """Answered when the image is there, so that a failure is an error and not a line of text."""
@@ -92,11 +105,10 @@ class _Pulls:
         name, tag = check_reference(request.params["name"]), request.query.get("tag")
         names = [named(name, tag) or ""] if tag else self._tags_of(name)
         credentials, caller = await _credentials_or_body(request), caller_of(request)
-        for each in names:
-            self._check_tag(each)
 
         async def work(lines: ProgressLines) -> None:
             for each in names:
+                self._check_tag(each, lines)
                 pushed = await self._engine.images.push(each, auth=credentials, progress=lines.tell, caller=caller)
                 tag = parse_reference(each).tag
                 lines.add(aux_line({"Tag": tag, "Digest": pushed.digest, "Size": pushed.size}))
@@ -110,15 +122,15 @@ class _Pulls:
         repository = f"{wanted.domain}/{wanted.path}:"
         tags = (tag for image in self._engine.images.list() for tag in image.tags)
         found = sorted(tag for tag in tags if tag.startswith(repository))
-        if not found:
-            raise NotFound("image", name)
-        return found
+        return found or [wanted.name]
 
-    def _check_tag(self, name: str) -> None:
+    def _check_tag(self, name: str, lines: ProgressLines) -> None:
+        """Refuse what isn't here as Docker does: after it said where it would go."""
         reference = parse_reference(name)
         try:
             self._engine.images.resolve(name)
         except NotFound:
+            lines.add(status_line(f"The push refers to repository [{reference.domain}/{reference.path}]"))
             words = f"An image does not exist locally with the tag: {reference.repository}"
             raise HttpError(404, words) from None
 
@@ -158,15 +170,17 @@ def _domain(address: str) -> str:
     return parse_reference(f"{bare}/any").domain if "." in bare or ":" in bare or bare == "localhost" else bare
 
 
-def _pulled(image: str, tag: str) -> str:
-    """The reference that a pull asks for; its ``tag`` may be a digest (moby ``postImagesCreate``)."""
-    reference = parse_reference(check_reference(image.removesuffix(":")))
-    if not tag and reference.digest is None and ":" not in image.removesuffix(":").rpartition("/")[2]:
-        raise not_supported("pulling every tag of a repository, which is what no tag means,")
+def _asked(image: str, tag: str) -> Reference:
+    """What a pull asks for; its ``tag`` may be a digest, and no tag is every tag (moby, postImagesCreate)."""
+    bare = image.removesuffix(":")
+    reference = parse_reference(check_reference(bare))
     if not tag:
-        return reference.familiar
-    bare = Reference(reference.domain, reference.path, None).repository
-    return check_reference(f"{bare}@{check_digest(tag)}" if ":" in tag else f"{bare}:{tag}")
+        named = reference.digest is not None or ":" in bare.rpartition("/")[2]
+        return reference if named else attrs.evolve(reference, tag=None)
+    without = attrs.evolve(reference, tag=None, digest=None)
+    if ":" in tag:
+        return attrs.evolve(without, digest=check_digest(tag))
+    return parse_reference(check_reference(f"{without.repository}:{tag}"))
 
 
 def _check_platform(platform: str) -> None:

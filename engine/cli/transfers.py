@@ -21,20 +21,20 @@ async def pull_image(
     client: Client,
     reference: str,
     *,
+    every: bool = False,
     platform: str | None = None,
     style: Style = "auto",
     out: TextIO | None = None,
 ) -> None:
-    """Have the engine pull ``reference``, and show how far it is.
+    """Have the engine pull ``reference``, or ``every`` tag of its repository, and show how far it is.
 
     Raises ``HttpError`` if it can't be had, and ``Invalid`` for what is no name.
     """
     from lading.events.reference import parse_reference
 
     parsed = parse_reference(reference)
-    where = target(
-        "images", "create", fromImage=parsed.repository, tag=parsed.digest or parsed.tag, platform=platform
-    )
+    tag = None if every else parsed.digest or parsed.tag
+    where = target("images", "create", fromImage=parsed.repository, tag=tag, platform=platform)
     headers = await registry_headers(reference)
     async with await client.request("POST", where, headers=headers) as reply:
         with showing_layers(style, out) as show:
@@ -45,7 +45,7 @@ async def pull_image(
     epilog="\b\nExamples:\n  lading pull busybox\n  lading pull --platform linux/arm64 registry.example/team/web:2"
 )
 @click.option("--platform", metavar="OS[/ARCH[/VARIANT]]", help="Of several, this one.  [this machine's]")
-@click.option("-a", "--all-tags", is_flag=True, hidden=True, help="Not in this release.")
+@click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @progress_options
 @click.argument("name", metavar="NAME[:TAG|@DIGEST]")
 @click.pass_obj
@@ -55,18 +55,19 @@ def pull(place: Place, name: str, platform: str | None, all_tags: bool, style: S
     Prints the image's full name at the end. What is here already is not fetched again. Interrupted, it leaves
     nothing behind.
     """
-    if all_tags:
-        raise click.UsageError("Pulling every tag of a repository is not in this release: name the ones you want.")
 
     async def work(client: Client) -> int:
         from lading.events.reference import parse_reference
 
         reference = parse_reference(name)
-        if style == "auto" and reference.tag == "latest" and ":" not in name.rpartition("/")[2]:
+        named = reference.digest is not None or ":" in name.rpartition("/")[2]
+        if all_tags and named:
+            raise click.UsageError("A tag can't be used with --all-tags.")
+        if style == "auto" and not named and not all_tags:
             print("Using default tag: latest")
-        await pull_image(client, reference.familiar, platform=platform, style=style)
+        await pull_image(client, reference.familiar, every=all_tags, platform=platform, style=style)
         if style != "json":
-            print(reference.full)
+            print(f"{reference.domain}/{reference.path}" if all_tags else reference.full)
         return 0
 
     return run_with_engine(place, work)

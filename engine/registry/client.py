@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random as chance
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -39,6 +40,7 @@ from lading.events.manifest import (
     parse_manifest,
 )
 from lading.events.reference import Reference
+from lading.events.strictjson import parse_object
 
 if TYPE_CHECKING:
     from lading.engine.registry.connections import Answer, Connections
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["FetchedImage", "FetchedManifest", "ManifestFacts", "Registry"]
 
 _INDEX_DEPTH = 4
+_TAGS_PAGE, _TAGS = 1000, 10_000
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}")
+_NEXT = re.compile(r"<([^<>]{1,2000})>[ \t]*;[ \t]*rel=\"?next\"?")
 _CREDENTIAL_LOOKUP = Callable[[str], Awaitable[Credentials | None]]
 
 
@@ -196,6 +201,36 @@ class Registry:
             async for part in blob:
                 parts.append(part)
         return b"".join(parts)
+
+    async def tags(self, reference: Reference, *, auth: Credentials | None = None) -> list[str]:
+        """Every tag of the reference's repository, as the registry itself lists them (distribution-spec, "Listing
+        Tags"). Raises ``RegistryError`` for an answer that is no list of tags, or one of more than 10,000.
+        """
+        what = f"list the tags of {reference.repository}"
+        session = await self._session(reference, "pull", auth)
+        path, found = f"tags/list?n={_TAGS_PAGE}", dict[str, None]()
+        for _ in range(_TAGS // _TAGS_PAGE):
+            answer = await session.send(
+                "GET", path, what=what, expect=(200,), missing=("image", reference.repository)
+            )
+            link = _NEXT.match(answer.headers.get("link", ""))
+            found |= dict.fromkeys(await self._tags(session, answer, what))
+            if link is None:
+                return list(found)
+            path = session.resolve(f"{await session.base()}/v2/{session.repository}/tags/list", link[1], what)
+        raise RegistryError(session.host, what, f"there are more than {_TAGS}", 0, "name the ones that you want")
+
+    async def _tags(self, session: Session, answer: Answer, what: str) -> list[str]:
+        from lading.engine.registry.connections import TooLong
+
+        try:
+            listed = parse_object(await answer.read(MANIFEST_LIMIT, 4 * self.settings.stall_timeout)).get("tags")
+            tags = [] if listed is None else listed
+            if not isinstance(tags, list) or not all(isinstance(tag, str) and _TAG.fullmatch(tag) for tag in tags):
+                raise ValueError("it is no list of tags")
+        except (TooLong, ValueError):
+            raise RegistryError(session.host, what, "its answer is no list of tags") from None
+        return tags
 
     async def check(self, domain: str, credentials: Credentials | None) -> None:
         """Whether the registry of ``domain`` is one, and takes ``credentials``; for ``lading login``."""

@@ -121,7 +121,6 @@ def test_a_terminal_has_a_bar_for_each_layer(monkeypatch: pytest.MonkeyPatch) ->
         (("image", "prune", "-a"), "no terminal to be asked on"),
         (("prune", "--filter", "name=x"), "'name=x' is no filter"),
         (("export", "web", "--gzip"), "about the history, not about a container"),
-        (("pull", "-a", "x"), "not in this release"),
         (("pull", "--progress", "loud", "x"), "'loud' is not one of"),
         (("run", "--pull", "sometimes", "x"), "'sometimes' is not one of"),
     ],
