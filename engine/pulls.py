@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 
 __all__ = ["pull_image"]
 
+_WORKERS = 2
+"""How many to have ready for a pull."""
+
 
 @attrs.frozen
 class _Plan:
@@ -84,6 +87,7 @@ async def pull_image(
     (``DigestMismatch``) and ``HostError``. After an error, a cancel or a crash nothing is left.
     """
     pull = _Pull(core, await core.registry(), reference, auth, platform, tell, caller)
+    core.nursery.start_soon(_warm, core)  # while the manifest is on its way
     await pull.append(PullRequested(reference.full, str(platform or host_platform())))
     try:
         return await pull.run()
@@ -91,6 +95,11 @@ async def pull_image(
         with trio.CancelScope(shield=True), contextlib.suppress(LadingError):
             await pull.failed(error)
         raise
+
+
+async def _warm(core: Core) -> None:
+    with contextlib.suppress(LadingError):  # who needs a worker will hear of it
+        await core.unpackers.warm(_WORKERS)
 
 
 class _Pull:
