@@ -13,6 +13,7 @@ from lading.engine.engine import Engine, open_engine
 from lading.engine.http import server as http_server
 from lading.engine.http.unix_socket import listen_unix
 from lading.engine.nursery import open_bare_nursery
+from lading.storage.plan import DEFAULT_LIMITS, Limits
 
 __all__ = ["serve"]
 
@@ -25,12 +26,13 @@ async def serve(
     socket: str | os.PathLike[str],
     idle: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> None:
     """Own the store at ``root`` and serve its API at ``socket``, until SIGTERM or SIGINT.
 
     The socket is there once recovery is done: who can connect sees the truth. Ending leaves the containers
     running, for the next one to adopt. With ``idle``, it also ends by itself when for so many seconds no
-    container was running or being changed and no connection was open. ``progress`` as for ``open_engine``.
+    container was running or being changed and no connection was open. ``progress``, ``limits``: see ``open_engine``.
 
     Raises what ``open_engine`` raises, and ``InUse``, ``Invalid`` or ``HostError`` when there can be no socket.
     """
@@ -38,7 +40,7 @@ async def serve(
         async with open_bare_nursery() as nursery:
             ending = _Ending(nursery.cancel_scope)
             nursery.start_soon(ending.watch, signals)
-            async with open_engine(root, progress=progress) as engine:
+            async with open_engine(root, progress=progress, limits=limits) as engine:
                 # From here on a signal only ends the serving, so that the engine closes as after a day's work.
                 with ending.scope_of_work():
                     door = _Door(listen_unix(socket, mode=0o600))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from lading.engine.cli.client import IN_USE, Place, answers, message_of, say_error
 from lading.engine.cli.progress import showing_progress
+
+if TYPE_CHECKING:
+    from lading.storage.plan import Limits
 
 __all__ = ["COMMANDS"]
 
@@ -24,8 +29,15 @@ __all__ = ["COMMANDS"]
     metavar="SECONDS",
     help="Leave after so long without a request; the default is to stay.",
 )
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="How much one layer may ask for: entries, stream_bytes, file_bytes, path_depth, expansion, ...",
+)
 @click.pass_obj
-def serve(place: Place, idle: float | None) -> int:
+def serve(place: Place, idle: float | None, limits: tuple[str, ...]) -> int:
     """Run the engine in the foreground.
 
     Serves the Docker API on the socket until SIGTERM; containers go on without it. Exits with 75 if another
@@ -39,14 +51,32 @@ def serve(place: Place, idle: float | None) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        trio.run(_serve, place, idle)
+        trio.run(_serve, place, idle, _limits(limits))
     except InUse as error:
         say_error(message_of(error))
         return IN_USE
     return 0
 
 
-async def _serve(place: Place, idle: float | None) -> None:
+def _limits(words: tuple[str, ...]) -> Limits:
+    """The limits that ``words`` set, and the defaults of all others."""
+    import attrs
+
+    from lading.storage.plan import Limits
+
+    names = [field.name for field in attrs.fields(Limits)]
+    given: dict[str, int] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if name not in names:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(names)}", param_hint="--limit")
+        if not (number.isascii() and number.isdigit() and int(number) > 0):
+            raise click.BadParameter(f"{name} is a whole number above 0, not {number!r}", param_hint="--limit")
+        given[name] = int(number)
+    return Limits(**given)
+
+
+async def _serve(place: Place, idle: float | None, limits: Limits) -> None:
     import trio
 
     from lading.engine.nursery import open_bare_nursery
@@ -60,7 +90,7 @@ async def _serve(place: Place, idle: float | None) -> None:
     async with open_bare_nursery() as nursery:
         nursery.start_soon(tell)
         with showing_progress("making the views again", lines=True) as progress:
-            await serve_engine(place.root, place.socket, idle, progress)
+            await serve_engine(place.root, place.socket, idle, progress, limits)
         nursery.cancel_scope.cancel()
 
 

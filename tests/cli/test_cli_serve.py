@@ -156,3 +156,16 @@ def test_an_interrupt_is_130_and_quiet(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=30)[1].strip() == ""
     assert process.returncode == 130
+
+
+def test_what_a_layer_may_ask_for_can_be_limited(fresh: Cli, busybox_tar: Path) -> None:
+    served = fresh.start("serve", "--limit", "entries=3")
+    assert served.stdout is not None
+    assert "serving" in served.stdout.readline()
+    refused = fresh("import", os.fspath(busybox_tar), "much:1", code=1)
+    assert "more than the limit of 3 entries" in refused.stderr
+    served.send_signal(signal.SIGTERM)
+    served.communicate(timeout=30)
+    assert served.returncode == 0
+    wrong = fresh("serve", "--limit", "colour=3", code=2)
+    assert "'colour' is none of entries" in wrong.stderr
