@@ -206,7 +206,9 @@ class Served:
 
     def __enter__(self) -> Served:
         place = ["--root", self._root, "--socket", self._socket]
-        self._process = subprocess.Popen([sys.executable, "-P", "-m", "lading.engine.cli.main", *place, "serve"])
+        argv = [sys.executable, "-P", "-m", "lading.engine.cli.main", *place, "serve"]
+        with (self._socket.parent / "log").open("wb") as log:
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         while not self._socket.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -46,6 +46,17 @@ class Report:
         """Say that ``peer`` was left out."""
         print(f"{self._bench}: {peer} left out: {why}", file=sys.stderr)
 
+    def compare(self) -> None:
+        """A table in Markdown on standard error: what was measured down, by whom across, ``ratio`` in brackets."""
+        peers = list(dict.fromkeys(row["peer"] for row in self._rows))
+        metrics = {row["metric"]: row["unit"] for row in self._rows}
+        cells = {(row["metric"], row["peer"]): _cell(row) for row in self._rows}
+        lines = [f"| {' | '.join(('', *peers))} |", f"| --- |{' ---: |' * len(peers)}"]
+        for metric, unit in metrics.items():
+            shown = (cells.get((metric, peer), "") for peer in peers)
+            lines.append(f"| {metric}, {unit} | {' | '.join(shown)} |")
+        print("\n".join(lines), file=sys.stderr)
+
     def finish(self) -> None:
         """Draw the table, if somebody looks."""
         if not sys.stdout.isatty():
@@ -60,3 +71,8 @@ class Report:
         for row in self._rows:
             table.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
         Console().print(table)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    value = f"{row['value']:.3g}" if row["value"] < 100 else f"{row['value']:,.0f}"
+    return value if row["ratio"] is None else f"{value} ({row['ratio']:.2f})"

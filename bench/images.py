@@ -183,12 +183,13 @@ class Bench:
     async def memory(self) -> None:
         """Peaks of an engine's processes, without the client's; once each."""
         large = _debian.large(self._directory)
-        small = _debian.archive(1, "plain")
+        small, many = _debian.archive(1, "plain"), _debian.archive(10, "plain")
         with LocalRegistry(self._new("registry")) as registry:
             name = f"{registry.address}/bench/large:gzip"
             peers.skopeo_copy(f"docker-archive:{large}", f"docker://{name}")
             pulled = {"200 MB gzip": fill(registry, 1, "gzip"), "200 MB zstd": fill(registry, 1, "zstd")}
-            for what, source in {"200 MB": small, "2 GB": large}.items():
+            pulled["200 MB gzip, 10 layers"] = fill(registry, 10, "gzip")
+            for what, source in {"200 MB": small, "200 MB, 10 layers": many, "2 GB": large}.items():
                 await self._peaks(f"peak while loading {what}", lambda one, source=source: one.load(source))
             for what, reference in {**pulled, "2 GB gzip": name}.items():
                 await self._peaks(
@@ -249,6 +250,7 @@ async def main(rounds: int, only: list[str], measures: list[str], places: list[s
                     if measure != "memory" or place == "disk":
                         await getattr(bench, measure)()
     report.finish()
+    report.compare()
 
 
 if __name__ == "__main__":

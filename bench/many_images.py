@@ -183,6 +183,7 @@ def main(images: int, containers: int, only: set[str]) -> None:
             n = 1 if metric == "container 1" else ROUNDS
             report.add(metric, value, unit, n=n, peer=peer, ratio=ratio)
     report.finish()
+    report.compare()
 
 
 if __name__ == "__main__":
