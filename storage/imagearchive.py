@@ -117,7 +117,7 @@ def read_archive(
     ``staging`` is an empty directory, by its path or a descriptor (which stays open). In it, ``<n>/tree`` is a
     layer and beside that is ``split`` or ``blob``. ``progress`` is called with a layer's member name, how many of
     its bytes were taken, and its size; what it raises goes through. ``threads``: as for ``LayerStream``, for the
-    archive itself.
+    archive itself and for each layer in it.
 
     Raises :class:`ImageInvalid` when the archive is to blame (it is no tar, is cut off, has a name that leads out
     of it, two different members of one name, or more of anything than ``limits`` allow), :class:`HostError` when
@@ -209,6 +209,7 @@ class _Reading:
         self, source: ByteSource, staging: int, limits: ArchiveLimits, progress: Progress, threads: int
     ) -> None:
         self._stream = LayerStream(source, limits=limits.archive, threads=threads)
+        self._threads = threads
         self._staging = staging
         self._limits = limits
         self._progress = progress
@@ -337,7 +338,17 @@ class _Reading:
             blob = opened.enter_context(_Blob(where))
             writer = opened.enter_context(SplitWriter(split))
             try:
-                made = unpack(member, tree, limits=self._left, stop=stop, split=writer, tee=blob, lower_links=True)
+                made = unpack(
+                    member,
+                    tree,
+                    limits=self._left,
+                    stop=stop,
+                    split=writer,
+                    tee=blob,
+                    lower_links=True,
+                    threads=self._threads,
+                    wait=True,  # the archive goes on after the member
+                )
             except ImageInvalid:
                 # What it took before it failed is not known to the byte; it is taken for more than it was.
                 self._charge(work, work * PIECE)

@@ -22,7 +22,7 @@ from lading.storage.tar import ByteSource
 
 __all__ = ["Ahead", "ByteSource", "LayerStream", "Tee"]
 
-_DEPTH: Final = 12
+_DEPTH: Final = 6
 """Pieces that wait between two stages."""
 
 
@@ -66,11 +66,13 @@ class Ahead:
             self._change.notify()
             return item
 
-    def close(self) -> None:
-        """Ask for no more."""
+    def close(self, wait: bool = False) -> None:
+        """Ask for no more; with ``wait``, return once nothing is read any more."""
         with self._change:
             self._closed = True
             self._change.notify()
+        if wait:
+            self._thread.join()
 
     def _run(self) -> None:
         error: BaseException | None = None
@@ -150,10 +152,12 @@ class LayerStream:
             self._pieces = self._begin()
         return self.compression
 
-    def close(self) -> None:
-        """Let the threads end. ``source`` is left to the caller."""
-        for stage in self._stages:
+    def close(self, wait: bool = False) -> None:
+        """Let the threads end, and with ``wait`` see them end. ``source`` is left to the caller."""
+        for stage in reversed(self._stages):  # each waits for the one before it
             stage.close()
+        for stage in self._stages if wait else ():
+            stage.close(wait)
 
     def _begin(self) -> Iterator[bytes]:
         start = b""

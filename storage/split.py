@@ -142,6 +142,8 @@ class SplitWriter(_Mover):
         self._files = 0
         self._pending: list[bytes] = []
         self._pending_size = 0
+        self._records: list[bytes] = []
+        self._records_size = 0
         self._fd = os.open("split", _NEW, 0o600, dir_fd=directory)
         self._zstd = _compressor()
         _write(self._fd, MAGIC)
@@ -187,6 +189,7 @@ class SplitWriter(_Mover):
         """The stream has ended."""
         self._flush()
         self._put(END.pack(b"E", self.size))
+        self._compress()
         _write(self._fd, self._zstd.flush())
         self.close()
         self._write_moves()
@@ -205,8 +208,16 @@ class SplitWriter(_Mover):
                 self._put(RAW.pack(b"R", len(piece)) + piece)
 
     def _put(self, record: bytes) -> None:
-        if packed := self._zstd.compress(record):
-            _write(self._fd, packed)
+        self._records.append(record)
+        self._records_size += len(record)
+        if self._records_size >= PIECE:
+            self._compress()
+
+    def _compress(self) -> None:
+        packed = self._zstd.compress(b"".join(self._records))
+        self._records.clear()
+        self._records_size = 0
+        _write(self._fd, packed)
 
 
 def _compressor() -> zstandard.ZstdCompressionObj:

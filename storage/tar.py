@@ -148,6 +148,7 @@ class TarReader:
         self._buffer = b""
         self._view = memoryview(b"")
         self._position = 0  # of the first unread byte in the buffer
+        self._told = 0  # up to where the buffer was given to ``raw`` or to the caller
         self._consumed = 0  # bytes of the stream before the buffer
         self._left = 0  # stored bytes of the current entry still unread
         self._padding = 0
@@ -197,12 +198,15 @@ class TarReader:
         """The next of the current entry's stored bytes, at most 256 KiB; empty when there are no more."""
         left = self._left
         end = self._position + left
+        if self._told < self._position:
+            self._tell()
         if left <= CHUNK and end <= len(self._buffer):
             piece = self._view[self._position : end]
-            self._position = end
+            self._told = self._position = end
             self._left = 0
             return piece
         piece = self._some(min(left, CHUNK))
+        self._told = self._position
         self._left = left - len(piece)
         return piece
 
@@ -213,11 +217,19 @@ class TarReader:
         more = self._source.read(CHUNK)
         if not more:
             return False
+        self._tell()
+        self._told = 0
         self._consumed += self._position
         self._buffer = self._buffer[self._position :] + more if self._position < len(self._buffer) else more
         self._view = memoryview(self._buffer)
         self._position = 0
         return True
+
+    def _tell(self) -> None:
+        """Give ``raw`` what was read since it was told last: headers and padding, all at once."""
+        if self._raw is not None and self._told < self._position:
+            self._raw(self._view[self._told : self._position])
+        self._told = self._position
 
     def _some(self, most: int) -> memoryview:
         if self._position == len(self._buffer) and not self._fill():
@@ -232,8 +244,6 @@ class TarReader:
             piece = self._some(min(size, CHUNK))
             pieces.append(piece)
             size -= len(piece)
-            if self._raw is not None:
-                self._raw(piece)
         return b"".join(pieces)
 
     def _next_block(self) -> bytes | None:
@@ -253,19 +263,14 @@ class TarReader:
                 self._bad(f"the archive is cut off inside the header at byte {self.offset}, after this entry")
         start = self._position
         self._position = start + BLOCK
-        block = self._buffer[start : self._position]
-        if self._raw is not None:
-            self._raw(block)
-        return block
+        return self._buffer[start : self._position]
 
     def _skip(self) -> None:
         """Pass over what is left of the current entry, and its padding."""
         while self._left:
-            piece = self.piece()
-            if self._raw is not None:
-                self._raw(piece)
+            self._left -= len(self._some(min(self._left, CHUNK)))
         end = self._position + self._padding
-        if self._raw is None and end <= len(self._buffer):
+        if end <= len(self._buffer):
             self._position, self._padding = end, 0
             return
         while self._padding:
@@ -273,17 +278,13 @@ class TarReader:
             if self._position == len(self._buffer) and not self._fill():
                 self._padding = 0
                 return
-            piece = self._some(self._padding)
-            self._padding -= len(piece)
-            if self._raw is not None:
-                self._raw(piece)
+            self._padding -= len(self._some(self._padding))
 
     def _drain(self) -> None:
         while True:
-            if self._raw is not None and self._position < len(self._buffer):
-                self._raw(self._view[self._position :])
             self._position = len(self._buffer)
             if not self._fill():
+                self._tell()
                 return
 
     # headers

@@ -59,6 +59,7 @@ def unpack(
     tee: Tee | None = None,
     lower_links: bool = False,
     threads: int = 0,
+    wait: bool = False,
 ) -> Unpacked:
     """Unpack the layer that ``source`` gives, plain, gzip or zstd, into the empty directory ``into``.
 
@@ -68,7 +69,7 @@ def unpack(
     raises goes through. ``split`` is told what makes a plain archive again and left alone for a compressed one,
     of which ``tee`` gets the bytes as they came. A hard link to what this layer hasn't got is refused or, with
     ``lower_links``, left for ``settle``. ``threads`` as for ``LayerStream``; on an error one may stay until
-    ``source`` gives something.
+    ``source`` gives something, except with ``wait``.
 
     Raises :class:`ImageInvalid` (mostly :class:`BadLayer`) when the archive is to blame, :class:`HostError`
     when the machine is, and what ``source`` or ``stop`` raise. After any exception, a crash too, ``into`` holds
@@ -87,7 +88,7 @@ def unpack(
                 tree.execute(plan(entry, limits), entry.name, reader)
             usage = tree.finish()
     finally:
-        stream.close()
+        stream.close(wait)
     return Unpacked(
         stream.diff_id,
         stream.size,
