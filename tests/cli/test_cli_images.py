@@ -7,12 +7,13 @@ import json
 import os
 import re
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_program import Cli
+from cli_program import Cli, wait_until
 from click.testing import CliRunner
 
 from lading.engine.cli.layers import showing_layers
@@ -99,10 +100,11 @@ def test_a_terminal_has_a_bar_for_each_layer(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    terminal = Terminal()
+    terminal, threads = Terminal(), threading.active_count()
     with showing_layers("auto", terminal) as show:
         for line in LINES:
             show(line)
+    wait_until(lambda: threading.active_count() == threads, "the end of the bars' thread")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert "latest: Pulling from library/x" in shown
     last = shown.splitlines()[-4:]

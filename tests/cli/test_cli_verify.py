@@ -77,7 +77,7 @@ def test_damage_is_told_by_its_position(lived: Cli) -> None:
     found(lived)
     alter(lived.root, "view", b"tag\0docker.io/library/busybox:1", lambda value: value[:-1] + b"\0")
     said = found(lived, code=1)
-    assert said["wrong"][0]["position"] == 4
+    assert said["wrong"][0]["position"] == 5
     assert "view entry" in said["wrong"][0]["why"]
     (lived.root / "log").rename(lived.root / "log.away")
     assert "has no log" in lived("verify", code=1).stdout
