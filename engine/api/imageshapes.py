@@ -8,7 +8,7 @@ release makes nothing of included.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from lading.engine.api.words import instant
@@ -23,38 +23,64 @@ Json = dict[str, Any]
 Version = tuple[int, int] | None
 """None is the newest."""
 
-_CONFIG: Final[Mapping[str, object]] = {
-    "Hostname": "",
-    "Domainname": "",
-    "User": "",
-    "AttachStdin": False,
-    "AttachStdout": False,
-    "AttachStderr": False,
-    "Tty": False,
-    "OpenStdin": False,
-    "StdinOnce": False,
-    "Env": None,
-    "Cmd": None,
-    "Image": "",
-    "Volumes": None,
-    "WorkingDir": "",
-    "Entrypoint": None,
-    "OnBuild": None,
-    "Labels": None,
+
+def _is(kind: type) -> Callable[[Any], Any]:
+    return lambda value: value if type(value) is kind else None
+
+
+def _texts(value: Any) -> list[str] | None:
+    return value if type(value) is list and all(type(each) is str for each in value) else None
+
+
+def _command(value: Any) -> list[str] | None:
+    """A string alone is a list of it (Docker's ``strslice``)."""
+    return [value] if type(value) is str and value else _texts(value)
+
+
+def _set(value: Any) -> dict[str, Json] | None:
+    """An object whose values mean nothing."""
+    return {key: {} for key in value} if type(value) is dict else None
+
+
+def _mapping(value: Any) -> dict[str, str] | None:
+    return value if type(value) is dict and all(type(each) is str for each in value.values()) else None
+
+
+def _healthcheck(value: Any) -> Json | None:
+    if type(value) is not dict:
+        return None
+    kinds = {
+        "Test": list,
+        **dict.fromkeys(("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries"), int),
+    }
+    found = {name: value[name] for name, kind in kinds.items() if type(value.get(name)) is kind and value[name]}
+    return None if _texts(found.get("Test", [])) is None else found
+
+
+_CONFIG: Final[Mapping[str, tuple[Callable[[Any], Any], object]]] = {
+    **dict.fromkeys(("Hostname", "Domainname", "User"), (_is(str), "")),
+    **dict.fromkeys(("AttachStdin", "AttachStdout", "AttachStderr"), (_is(bool), False)),
+    **dict.fromkeys(("Tty", "OpenStdin", "StdinOnce"), (_is(bool), False)),
+    "Env": (_texts, None),
+    "Cmd": (_command, None),
+    "Image": (_is(str), ""),
+    "Volumes": (_set, None),
+    "WorkingDir": (_is(str), ""),
+    "Entrypoint": (_command, None),
+    "OnBuild": (_texts, None),
+    "Labels": (_mapping, None),
 }
-"""The fields that are always there (moby ``container.Config``)."""
-_OPTIONAL: Final = frozenset(
-    [
-        "ExposedPorts",
-        "Healthcheck",
-        "ArgsEscaped",
-        "NetworkDisabled",
-        "MacAddress",
-        "StopSignal",
-        "StopTimeout",
-        "Shell",
-    ]
-)
+"""The fields that are always there (moby ``container.Config``): how each is read, and what an empty one is."""
+_OPTIONAL: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "ExposedPorts": _set,
+    "Healthcheck": _healthcheck,
+    "ArgsEscaped": _is(bool),
+    "NetworkDisabled": _is(bool),
+    "MacAddress": _is(str),
+    "StopSignal": _is(str),
+    "StopTimeout": _is(int),
+    "Shell": _command,
+}
 
 
 def familiar(name: str) -> str:
@@ -105,7 +131,7 @@ def image_inspect(
     """
     said = json.loads(document) if document is not None else _known(image)
     layers = [str(paths.layer(chain)) for chain in reversed(image.layers)]
-    created = str(said.get("created") or "")
+    created = _text(said, "created")
     shown = {
         "Id": image.image,
         "RepoTags": repo_tags(image.tags),
@@ -113,13 +139,13 @@ def image_inspect(
         "Parent": "",
         "Comment": image.comment or _last_comment(said),
         "Created": created,
-        "DockerVersion": said.get("docker_version") or "",
-        "Author": said.get("author") or "",
+        "DockerVersion": _text(said, "docker_version"),
+        "Author": _text(said, "author"),
         "Config": _config(said.get("config")),
         "Architecture": image.architecture,
-        **({"Variant": said["variant"]} if said.get("variant") else {}),
+        **({"Variant": variant} if (variant := _text(said, "variant")) else {}),
         "Os": image.os,
-        **({"OsVersion": said["os.version"]} if said.get("os.version") else {}),
+        **({"OsVersion": version_of} if (version_of := _text(said, "os.version")) else {}),
         "Size": image.size,
         "GraphDriver": {"Name": "overlay2", "Data": _overlay(layers)},
         "RootFS": {"Type": "layers", **({"Layers": list(image.diff_ids)} if image.diff_ids else {})},
@@ -129,7 +155,7 @@ def image_inspect(
         shown |= {"VirtualSize": image.size, "Created": created or instant(0)}
     if version is not None and version < (1, 45):
         shown |= {
-            "Container": said.get("container") or "",
+            "Container": _text(said, "container"),
             "ContainerConfig": _config(said.get("container_config")),
         }
     return shown
@@ -153,9 +179,15 @@ def _known(image: ImageState) -> Json:
     }
 
 
+def _text(said: Json, name: str) -> str:
+    value = said.get(name)
+    return value if type(value) is str else ""
+
+
 def _last_comment(said: Json) -> str:
-    history = said.get("history") or [{}]
-    return str(history[-1].get("comment") or "")
+    history = said.get("history")
+    last = history[-1] if type(history) is list and history else None
+    return _text(last, "comment") if type(last) is dict else ""
 
 
 def _overlay(layers: Sequence[str]) -> Json:
@@ -165,7 +197,11 @@ def _overlay(layers: Sequence[str]) -> Json:
 
 
 def _config(said: Any) -> Json:
-    """A config with every field that Docker's has; what is empty in the document is empty here."""
-    said = said if isinstance(said, dict) else {}
-    shown = {name: said.get(name) or empty for name, empty in _CONFIG.items()}
-    return shown | {name: said[name] for name in sorted(_OPTIONAL & said.keys()) if said[name]}
+    """A config with every field that Docker's has. What has another type than clients expect is left out.
+
+    (The engine refuses images with such fields where it makes something of them itself.)
+    """
+    said = said if type(said) is dict else {}
+    shown = {name: read(said.get(name)) or empty for name, (read, empty) in _CONFIG.items()}
+    optional = {name: read(said.get(name)) for name, read in _OPTIONAL.items()}
+    return shown | {name: value for name, value in optional.items() if value}
