@@ -168,7 +168,8 @@ class Images:
         """Send the image called ``reference`` to the registry of that name. ``auth``: as for ``pull``.
 
         What the registry has is not sent, what another of its repositories has is mounted. An image that was
-        pulled or loaded compressed keeps its manifest's digest. Raises ``RegistryError``, ``NotFound``,
+        pulled or loaded compressed keeps its manifest's digest, unless some of its layers were here before in
+        another form and the registry hasn't got them. Raises ``RegistryError``, ``NotFound``,
         ``Invalid`` and ``HostError``. A cancel or a crash leaves at most blobs that no manifest names, in the
         registry.
         """

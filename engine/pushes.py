@@ -19,7 +19,7 @@ from lading.engine.nursery import together
 from lading.engine.progress import Progress, Tell, short_digest
 from lading.engine.publish import digest_of
 from lading.engine.queries import ImageQueries
-from lading.engine.saving import leased, saved_image
+from lading.engine.saving import kept_manifests, leased, saved_image
 from lading.engine.stream import chunks
 from lading.events.envelope import Proposed
 from lading.events.errors import Invalid
@@ -87,6 +87,8 @@ class _Push:
         self._core, self._registry, self._reference, self._auth = core, registry, reference, auth
         self._tell, self._caller, self._image, self._saved = tell, caller, image, saved
         self._limit = trio.CapacityLimiter(_UPLOADS)
+        # As what the image came: the registry may have layers of which only the plain archive can be made here.
+        self._manifests = kept_manifests(core, image)
 
     async def run(self) -> PushResult:
         reference = self._reference
@@ -95,7 +97,7 @@ class _Push:
 
         async def one(index: int, layer: SavedLayer) -> None:
             async with self._limit:
-                found[index] = await self._layer(self._image.layers[index], layer)
+                found[index] = await self._layer(index, layer)
 
         for layer in self._saved.layers:
             self._tell(Progress(short_digest(layer.diff_id), "Preparing"))
@@ -108,12 +110,16 @@ class _Push:
         self._tell(Progress("", f"{reference.tag}: digest: {digest} size: {len(content)}"))
         return PushResult(reference.name, digest, len(content))
 
-    async def _layer(self, chain: ChainId, layer: SavedLayer) -> Descriptor:
+    async def _layer(self, index: int, layer: SavedLayer) -> Descriptor:
+        chain = self._image.layers[index]
         name = short_digest(layer.diff_id)
         archive = self._core.log.get(ARCHIVES, chain)
         known = _known_as(layer, archive)
-        if known is not None and await self._there(known.digest, chain, name):
-            return known
+        candidates = [] if known is None else [known]
+        candidates += [manifest.layers[index] for manifest, _ in self._manifests]
+        for candidate in {candidate.digest: candidate for candidate in candidates}.values():
+            if await self._there(candidate.digest, chain, name):
+                return candidate
         if layer.blob is not None:
             assert known is not None
             path, size = layer.blob.path, layer.blob.size
@@ -180,9 +186,9 @@ class _Push:
 
     def _manifest(self, layers: Sequence[Descriptor]) -> tuple[bytes, str]:
         """The manifest by which the image came, if it names just these blobs; else one that does."""
-        own = self._saved.manifest
-        if own is not None:
-            return own, parse_manifest(own).media_type
+        for own, content in self._manifests:
+            if [layer.digest for layer in own.layers] == [layer.digest for layer in layers]:
+                return content, own.media_type
         config = Descriptor(OCI_CONFIG, digest_of(self._saved.config), len(self._saved.config))
         content = encode_manifest(config, layers)
         return content, parse_manifest(content).media_type

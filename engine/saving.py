@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Literal
 
 import trio
@@ -29,15 +30,12 @@ from lading.storage.archivewriter import (
     write_oci_layout,
 )
 from lading.storage.layers import blob_name
-from lading.storage.layerstream import LayerStream
+from lading.storage.layerstream import decompressed
 from lading.storage.pack import pack
-from lading.storage.plan import DEFAULT_LIMITS
 from lading.storage.splitread import read_split
 from lading.storage.store import Paths
 
-__all__ = ["leased", "plain_archive", "save_images", "saved_image"]
-
-_PIECE = 1 << 20
+__all__ = ["kept_manifests", "leased", "plain_archive", "save_images", "saved_image"]
 
 
 @asynccontextmanager
@@ -121,18 +119,7 @@ def plain_archive(paths: Paths, layer: LayerState, archive: ArchiveState | None)
     form = "pack" if archive is None else archive.form
     if form == "blob":
         assert archive is not None
-        path = blob_name(paths, archive.blob)
-
-        def decompressed() -> Iterator[bytes]:
-            with path.open("rb", buffering=0) as file:
-                stream = LayerStream(file, limits=DEFAULT_LIMITS)
-                try:
-                    while piece := stream.read(_PIECE):
-                        yield piece
-                finally:
-                    stream.close()
-
-        return decompressed
+        return partial(decompressed, blob_name(paths, archive.blob))
     tree = paths.layer(layer.chain)
     if form == "split":
         return lambda: read_split(tree, paths.split(layer.chain))
@@ -141,11 +128,20 @@ def plain_archive(paths: Paths, layer: LayerState, archive: ArchiveState | None)
 
 def _manifest(core: Core, image: ImageState) -> bytes | None:
     """The manifest by which the image came, if all that it names is here."""
-    kept = core.log.get(MANIFESTS, image.image)
     blobs = {archive.blob for chain in image.layers if (archive := core.log.get(ARCHIVES, chain)) is not None}
+    for manifest, content in kept_manifests(core, image):
+        if all(layer.digest in blobs for layer in manifest.layers):
+            return content
+    return None
+
+
+def kept_manifests(core: Core, image: ImageState) -> list[tuple[Manifest, bytes]]:
+    """The manifests by which the image came, and their content; no indexes."""
+    kept = core.log.get(MANIFESTS, image.image)
+    found: list[tuple[Manifest, bytes]] = []
     for digest in kept.digests if kept is not None else ():
         content = blob_name(core.paths, digest).read_bytes()
         manifest = parse_manifest(content)
-        if isinstance(manifest, Manifest) and all(layer.digest in blobs for layer in manifest.layers):
-            return content
-    return None
+        if isinstance(manifest, Manifest) and len(manifest.layers) == len(image.layers):
+            found.append((manifest, content))
+    return found

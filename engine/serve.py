@@ -32,7 +32,8 @@ async def serve(
 
     The socket is there once recovery is done: who can connect sees the truth. Ending leaves the containers
     running, for the next one to adopt. With ``idle``, it also ends by itself when for so many seconds no
-    container was running or being changed and no connection was open. ``progress``, ``limits``: see ``open_engine``.
+    container was running or being changed and no connection was open. ``progress`` and ``limits`` are those of
+    ``open_engine``.
 
     Raises what ``open_engine`` raises, and ``InUse``, ``Invalid`` or ``HostError`` when there can be no socket.
     """

@@ -8,9 +8,12 @@ asks. Without threads nothing runs but what is asked for.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
 from typing import Final, Protocol
 
 from lading.events.errors import BadLayer, HostError
@@ -20,7 +23,7 @@ from lading.storage.pieces import gathered
 from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.tar import ByteSource
 
-__all__ = ["Ahead", "ByteSource", "LayerStream", "Tee"]
+__all__ = ["Ahead", "ByteSource", "LayerStream", "Tee", "decompressed"]
 
 _DEPTH: Final = 6
 """Pieces that wait between two stages."""
@@ -221,3 +224,24 @@ class LayerStream:
     def _check_size(self, size: int) -> None:
         if size > self._limits.stream_bytes:
             raise BadLayer(f"it is larger than the limit of {self._limits.stream_bytes} bytes")
+
+
+def decompressed(path: Path) -> Iterator[bytes]:
+    """The plain archive of the one in the file ``path``, decoded in a thread ahead of whoever reads it.
+
+    Nothing is hashed: that is for the reader. Raises ``ImageInvalid`` for what is no archive, and ``HostError``.
+    The thread has ended when the iterator is exhausted or closed.
+    """
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise HostError("read the blob", os.fspath(path), error.errno or 0) from error
+    with file:
+        start = file.read(PIECE)
+        _, decoder = find_decoder(start, DEFAULT_LIMITS.zstd_window)
+        raw = chain((start,), iter(lambda: file.read(PIECE), b""))
+        ahead = Ahead(raw if decoder is None else gathered(decoder(raw)))
+        try:
+            yield from ahead
+        finally:
+            ahead.close(wait=True)

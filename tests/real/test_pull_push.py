@@ -10,6 +10,7 @@ from typing import Any
 import images
 import pytest
 import trio
+from imagefiles import write_docker_archive
 from pushing import push_image
 from registry import LocalRegistry
 from stage import IMAGE, Stage, output_of
@@ -333,3 +334,28 @@ async def test_an_error_of_the_registry_is_told(stage: Stage, registry: LocalReg
         registry.stop()
         with pytest.raises(LadingError, match=registry.address):
             await engine.images.pull(f"{registry.address}/nothing:1")
+
+
+async def test_a_push_names_what_the_registry_has_of_an_image_whose_layers_came_otherwise(
+    stage: Stage, registry: LocalRegistry, tmp_path: Path
+) -> None:
+    """Its layers were here, plain, when it was pulled; the manifest it came by still fits the registry's blobs."""
+    packed = images.storied(stage.tar, 3)
+    plain = images.Image(tuple(images.Layer(layer.tar, "plain") for layer in packed.layers), packed.document)
+    digest = push_image(registry.address, "story:1", packed)
+    name = f"{registry.address}/story:1"
+    async with stage.bare() as engine:
+        await engine.images.load(
+            write_docker_archive(tmp_path / "plain.tar", {"docker.io/library/plain:1": plain})
+        )
+        assert (await engine.images.pull(name)).image == packed.id
+        assert (await engine.images.push(name)).digest == digest
+        await engine.images.tag(name, f"{registry.address}/other:1")
+        assert (await engine.images.push(f"{registry.address}/other:1")).digest == digest
+        shutil.rmtree(registry.storage)
+        registry.stop()
+        registry.start()
+        pushed = await engine.images.push(name)
+        assert pushed.digest != digest
+        await engine.images.remove(packed.id, force=True)
+        assert (await engine.images.pull(name)).image == packed.id
