@@ -168,6 +168,7 @@ class Library(Contestant):
 
     def __init__(self, engine: lading.Engine) -> None:
         self._images: Any = engine.images
+        self._trash = engine.store.paths.trash
 
     async def load(self, archive: Path) -> None:
         await self._images.load(archive)
@@ -187,12 +188,23 @@ class Library(Contestant):
 
     async def forget(self) -> None:
         await self._images.prune(all=True)
+        await emptied(self._trash)
 
 
 class Api(Docker):
     """``lading serve``, spoken to by the docker client."""
 
     name = "lading, API"
+
+    async def forget(self) -> None:
+        await super().forget()
+        await emptied(self._engine.trash)
+
+
+async def emptied(trash: Path) -> None:
+    """Wait until what was removed is deleted: nobody else's turn is to suffer from that."""
+    while os.listdir(trash):  # noqa: ASYNC110  # the engine has no event for it
+        await trio.sleep(0.02)
 
 
 class Served:
@@ -224,6 +236,10 @@ class Served:
     @property
     def pids(self) -> list[int]:
         return [self._process.pid]
+
+    @property
+    def trash(self) -> Path:
+        return self._root / "trash"
 
     @property
     def environment(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from lading.engine.journal import Journal, open_journal
 from lading.engine.link import open_link
 from lading.engine.nursery import open_service_nursery
 from lading.engine.oci import Host
+from lading.engine.prune import Chosen, PrunedAll, prune_containers
 from lading.engine.queries import PastEngine, past_engine, resolve_moment
 from lading.engine.recovery import recover_store
 from lading.engine.registry import RegistrySettings
@@ -76,6 +77,35 @@ class Engine:
     def disk_usage(self) -> DiskUsage:
         """What the images take on disk, each of them and all together; at once, from what was recorded."""
         return disk_usage(self.core.log, self.store.paths)
+
+    async def prune(
+        self,
+        *,
+        all: bool = False,  # Docker's word
+        until: int | None = None,
+        labels: Sequence[str] = (),
+        not_labels: Sequence[str] = (),
+        dry_run: bool = False,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> PrunedAll:
+        """Remove the containers that don't run, and then the images that nothing uses, as ``images.prune`` does.
+
+        The choice holds for both. ``dry_run``: only tell what would go. A cancel leaves the rest as it is.
+        """
+        caller = caller or new_caller(actor=actor)
+        chosen = Chosen(until, labels, not_labels)
+        gone, freed = await prune_containers(self.containers, caller, chosen, dry_run=dry_run)
+        images = await self.images.prune(
+            all=all,
+            until=until,
+            labels=labels,
+            not_labels=not_labels,
+            dry_run=dry_run,
+            gone=gone if dry_run else (),
+            caller=caller,
+        )
+        return PrunedAll(gone, images, freed + images.reclaimed)
 
     async def compact(
         self, before: int | str | datetime, *, actor: Actor | None = None, caller: Caller | None = None

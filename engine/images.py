@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,14 +15,15 @@ from typing import Any, Literal
 import trio
 
 from lading.engine.core import Caller, Core, new_caller
+from lading.engine.imagefacts import Distribution, HistoryStep, distribution, document_of, image_history
 from lading.engine.loading import Loaded, load_images
 from lading.engine.platform import host_platform
 from lading.engine.progress import Tell, untold
-from lading.engine.prune import Pruned, prune_images
+from lading.engine.prune import Chosen, Pruned, prune_images
 from lading.engine.publish import NewImage, publish
 from lading.engine.pulls import pull_image
 from lading.engine.pushes import PushResult, push_image
-from lading.engine.queries import ImageQueries, created_at, labels_fit
+from lading.engine.queries import ImageQueries, created_at
 from lading.engine.registry import Credentials
 from lading.engine.retry import first_result
 from lading.engine.saving import save_images
@@ -61,6 +62,19 @@ class Images:
     def resolve(self, reference: str) -> ImageState:
         """The image with this name, id, or unique id prefix. Raises ``NotFound``, ``Ambiguous`` or ``Invalid``."""
         return self._queries.resolve(reference)
+
+    def document(self, reference: str) -> bytes:
+        """The image's config, as it came, whose digest is its id. Raises as ``resolve``, and ``HostError``."""
+        return document_of(self._core, self._queries.resolve(reference))
+
+    def history(self, reference: str) -> builtins.list[HistoryStep]:
+        """How the image was made, the last step first. Raises as ``resolve``, and ``HostError``."""
+        return image_history(self._core, self._queries.resolve(reference))
+
+    async def distribution(self, reference: str, *, auth: Credentials | None = None) -> Distribution:
+        """What the registry has under that name now; nothing is pulled. Raises what ``pull`` does."""
+        self._core.check_open()
+        return await distribution(self._core, parse_reference(reference), auth)
 
     def visible_layers(self, image: ImageState) -> tuple[ChainId, ...]:
         """The layers of ``image`` that a container's root is made of: none below one that hides all below it."""
@@ -112,24 +126,27 @@ class Images:
         labels: Sequence[str] = (),
         not_labels: Sequence[str] = (),
         dry_run: bool = False,
+        gone: Collection[str] = (),
         actor: Actor | None = None,
         caller: Caller | None = None,
     ) -> Pruned:
         """Remove the images without a tag that no container was made from; with ``all``, those with tags, too.
 
         Only images made before ``until`` (nanoseconds UTC), with all of ``labels`` (``key`` or ``key=value``) and
-        none of ``not_labels``. Nothing that a container, a pull or a push uses is touched. ``dry_run``: only
-        tell what would go. Once begun it is carried out; after a crash, by the next opening.
+        none of ``not_labels``. Nothing that a container, a pull or a push uses is touched. ``dry_run``: only tell
+        what would go, as if the containers ``gone`` (ids) were not there. Once begun it is carried out; after a
+        crash, by the next opening.
         """
-
-        def wanted(image: ImageState) -> bool:
-            own = image.config.labels
-            made = until is None or created_at(image) < until
-            return made and labels_fit(labels, own) and not any(labels_fit((one,), own) for one in not_labels)
-
         self._core.check_open()
-        caller = caller or new_caller(actor=actor)
-        return await prune_images(self._core, caller, all=all, dry_run=dry_run, wanted=wanted)
+        chosen = Chosen(until, labels, not_labels)
+        return await prune_images(
+            self._core,
+            caller or new_caller(actor=actor),
+            all=all,
+            dry_run=dry_run,
+            wanted=lambda image: chosen.fits(created_at(image), image.config.labels),
+            gone=gone,
+        )
 
     async def pull(
         self,

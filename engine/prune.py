@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from lading.engine.core import Caller, Core
 from lading.engine.garbage import remove_unreached
+from lading.engine.queries import labels_fit
 from lading.engine.untag import Removal, removals
+from lading.engine.usage import measure_writable
+from lading.events.container import LIVE
 from lading.events.envelope import Proposed
-from lading.events.ids import image_stream, tag_stream
+from lading.events.errors import HostError, Refused
+from lading.events.ids import ContainerId, image_stream, tag_stream
 from lading.events.image import ImageRemoved, ImageState, LayerRemoveRequested, Untagged
 from lading.events.reach import reach, unreached
 from lading.events.views import ARCHIVES, CONTAINERS, IMAGES
 from lading.storage.layers import blob_name
 
-__all__ = ["Pruned", "is_dangling", "prune_images"]
+if TYPE_CHECKING:
+    from lading.engine.containers import Containers
+
+__all__ = ["Chosen", "Pruned", "PrunedAll", "is_dangling", "prune_containers", "prune_images"]
+
+
+@attrs.frozen
+class Chosen:
+    """Which of the unused a prune is for: made before ``until`` (nanoseconds UTC), with every one of ``labels``
+    (``key`` or ``key=value``), and none of ``not_labels``.
+    """
+
+    until: int | None = None
+    labels: Sequence[str] = ()
+    not_labels: Sequence[str] = ()
+
+    def fits(self, made: int, labels: Mapping[str, str]) -> bool:
+        """Whether something that was made then, with those labels, is among them."""
+        before = self.until is None or made < self.until
+        spared = any(labels_fit((one,), labels) for one in self.not_labels)
+        return before and labels_fit(self.labels, labels) and not spared
 
 
 @attrs.frozen
@@ -29,6 +54,41 @@ class Pruned:
     reclaimed: int
 
 
+@attrs.frozen
+class PrunedAll:
+    """What went, or would go, of everything: ids of containers, images, and how many bytes that frees on disk."""
+
+    containers: list[ContainerId]
+    images: Pruned
+    reclaimed: int
+
+
+async def prune_containers(
+    containers: Containers, caller: Caller, chosen: Chosen, *, dry_run: bool = False
+) -> tuple[list[ContainerId], int]:
+    """Remove the containers that don't run, and tell which they were and what their writable layers took.
+
+    One that is started or removed meanwhile, or won't go, is passed over: that is in its history. A cancel leaves
+    those that were not reached.
+    """
+    gone: list[ContainerId] = []
+    reclaimed = 0
+    for state in containers.list():
+        if state.phase in LIVE or state.process is not None:
+            continue
+        if not chosen.fits(state.created_at, state.spec.labels):
+            continue
+        size = await trio.to_thread.run_sync(measure_writable, containers.core.paths, state.id)
+        if not dry_run:
+            try:
+                await containers.get(state.id).remove(caller=caller)
+            except (Refused, HostError):
+                continue
+        gone.append(state.id)
+        reclaimed += size
+    return gone, reclaimed
+
+
 async def prune_images(
     core: Core,
     caller: Caller,
@@ -36,16 +96,16 @@ async def prune_images(
     all: bool = False,  # Docker's word
     dry_run: bool = False,
     wanted: Callable[[ImageState], bool] = lambda _: True,
+    gone: Collection[str] = (),
 ) -> Pruned:
     """Remove every image without a tag (with ``all``: every image) that no container was made from.
 
     ``wanted`` may spare some. With them go the layers and blobs that nothing reaches any more. With ``dry_run``
-    nothing is removed. Carried out once it has begun, also if cancelled; a crash leaves intents, which the next
-    opening carries out. Raises ``HostError``.
+    nothing is removed, and the containers ``gone`` (ids) are as if they were not there. Carried out once it has
+    begun, also if cancelled; a crash leaves intents, which the next opening carries out. Raises ``HostError``.
     """
     if dry_run:
-        chosen = _chosen(core, all, wanted)
-        return _would_go(core, chosen)
+        return _would_go(core, _chosen(core, all, wanted, gone), gone)
     async with core.content.removing():
         with trio.CancelScope(shield=True):
             chosen = _chosen(core, all, wanted)
@@ -54,8 +114,10 @@ async def prune_images(
     return told
 
 
-def _chosen(core: Core, all: bool, wanted: Callable[[ImageState], bool]) -> list[ImageState]:
-    used = {state.spec.image for _, state in core.log.scan(CONTAINERS)}
+def _chosen(
+    core: Core, all: bool, wanted: Callable[[ImageState], bool], gone: Collection[str] = ()
+) -> list[ImageState]:
+    used = {state.spec.image for key, state in core.log.scan(CONTAINERS) if key not in gone}
     return [
         image
         for _, image in core.log.scan(IMAGES)
@@ -76,8 +138,8 @@ def _events(images: Sequence[ImageState]) -> list[Proposed]:
     return events
 
 
-def _would_go(core: Core, images: Sequence[ImageState]) -> Pruned:
-    left = reach(core.log, {image.image for image in images})
+def _would_go(core: Core, images: Sequence[ImageState], gone: Collection[str] = ()) -> Pruned:
+    left = reach(core.log, {image.image for image in images}, gone)
     layers = unreached(core.log, left)
     events = [event.event for event in _events(images)]
     size = sum(layer.disk_bytes for layer in layers)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 
 import attrs
 
+from lading.events.errors import HostError
 from lading.events.ids import ImageId
 from lading.events.views import ARCHIVES, CONTAINERS, IMAGES, LAYERS, MANIFESTS, Reader
 from lading.storage.layers import blob_name
 from lading.storage.store import Paths
+from lading.storage.trees import measure_tree
 
-__all__ = ["DiskUsage", "ImageUsage", "disk_usage"]
+__all__ = ["DiskUsage", "ImageUsage", "disk_usage", "measure_writable"]
 
 
 @attrs.frozen
@@ -103,3 +106,18 @@ def _blocks(paths: Paths, digest: str) -> int:
         return blob_name(paths, digest).stat().st_blocks * 512
     except FileNotFoundError:
         return 0
+
+
+def measure_writable(paths: Paths, container: str) -> int:
+    """Bytes on disk of what a container wrote; 0 if it never ran, or is on its way out."""
+    try:
+        upper = paths.container(container) / "upper"
+        fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        return measure_tree(fd).disk_bytes - os.fstat(fd).st_blocks * 512  # the layer's root is no change
+    except HostError:
+        return 0
+    finally:
+        os.close(fd)

@@ -7,7 +7,7 @@ name that has its digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import attrs
 
@@ -26,8 +26,8 @@ class Reach:
     blobs: frozenset[str]
 
 
-def reach(reader: Reader, without: Iterable[str] = ()) -> Reach:
-    """What the views reach; ``without``: as if the images with these ids weren't there."""
+def reach(reader: Reader, without: Iterable[str] = (), gone: Collection[str] = ()) -> Reach:
+    """What the views reach; as if the images ``without`` and the containers ``gone`` (ids) weren't there."""
     left_out = frozenset(without)
     layers: set[str] = set()
     blobs: set[str] = set()
@@ -42,8 +42,9 @@ def reach(reader: Reader, without: Iterable[str] = ()) -> Reach:
         digest = name.partition("@")[2]
         if digest and tag.image not in left_out:
             blobs.add(digest)
-    for _, container in reader.scan(CONTAINERS):
-        layers.update(container.spec.layers)
+    for key, container in reader.scan(CONTAINERS):
+        if key not in gone:
+            layers.update(container.spec.layers)
     known = dict(reader.scan(LAYERS))
     for _, lease in reader.scan(LEASES):
         for top in lease.layers:

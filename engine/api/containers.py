@@ -6,8 +6,6 @@ for some of them.
 
 from __future__ import annotations
 
-import os
-
 import trio
 
 from lading.engine.api.create import parse_create
@@ -20,16 +18,15 @@ from lading.engine.core import Caller
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
+from lading.engine.usage import measure_writable
 from lading.events.container import LIVE, ContainerState, Phase
 from lading.events.errors import HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId
 from lading.events.image import ImageState
 from lading.events.platforms import parse_platform
 from lading.events.views import IMAGES
-from lading.storage.store import Paths
-from lading.storage.trees import measure_tree
 
-__all__ = ["add_container_routes", "measure_writable"]
+__all__ = ["add_container_routes"]
 
 _BODY = 8 << 20
 """Above what execve(2) takes in arguments and environment together."""
@@ -204,18 +201,3 @@ def _check_platform(platform: str, name: str, image: ImageState) -> None:
             f"image with reference {name} was found but does not provide the specified platform "
             f"({platform[:80]}): it is for {actual}",
         )
-
-
-def measure_writable(paths: Paths, container: str) -> int:
-    """Bytes on disk of what a container wrote; 0 if it never ran, or is on its way out."""
-    try:
-        upper = paths.container(container) / "upper"
-        fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return 0
-    try:
-        return measure_tree(fd).disk_bytes - os.fstat(fd).st_blocks * 512  # the layer's root is no change
-    except HostError:
-        return 0
-    finally:
-        os.close(fd)

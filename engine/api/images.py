@@ -19,10 +19,7 @@ from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.untag import Removal
-from lading.events.errors import NotFound
-from lading.events.imageconfig import parse_config
 from lading.events.reference import parse_reference
-from lading.events.views import LAYERS
 from lading.storage.store import Paths
 
 __all__ = ["add_image_routes", "named", "removal_shape"]
@@ -75,24 +72,20 @@ class _Images:
 
     async def history(self, request: Request) -> Reply:
         """The steps that made the image, the last first; of each its layer's size, if it made one."""
-        core = self._engine.core
-        image = self._engine.images.resolve(check_reference(request.params["name"]))
-        document = await trio.to_thread.run_sync(_document, core.paths, image.image)
-        if document is None:
-            raise NotFound("image", image.image)
-        layers = iter(image.layers)
-        steps: list[dict[str, Any]] = []
-        for step in parse_config(document).history:
-            layer = None if step.empty_layer else core.log.get(LAYERS, next(layers, ""))
-            shown = {
+        reference = check_reference(request.params["name"])
+        image = self._engine.images.resolve(reference)
+        found = await trio.to_thread.run_sync(self._engine.images.history, image.image)
+        steps: list[dict[str, Any]] = [
+            {
                 "Id": "<missing>",
-                "Created": parse_created(step.created) // 1_000_000_000,
-                "CreatedBy": step.created_by,
+                "Created": parse_created(step.entry.created) // 1_000_000_000,
+                "CreatedBy": step.entry.created_by,
                 "Tags": None,
-                "Size": layer.disk_bytes if layer else 0,
-                "Comment": step.comment,
+                "Size": step.size,
+                "Comment": step.entry.comment,
             }
-            steps.insert(0, shown)
+            for step in found
+        ]
         if steps:  # the last one stands for the image itself
             steps[0] |= {"Id": image.image, "Tags": repo_tags(image.tags) or None}
         return Response.json(steps)

@@ -11,22 +11,16 @@ Source: Docker Engine API v1.47, ContainerPrune, ImagePrune, NetworkPrune, Volum
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-import trio
-
-from lading.engine.api.containers import measure_writable
 from lading.engine.api.images import removal_shape
 from lading.engine.api.request import Filters, boolean_filter, caller_of, filters_of
 from lading.engine.api.words import parse_past
-from lading.engine.core import Caller
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.queries import labels_fit
-from lading.events.container import LIVE, ContainerState
-from lading.events.errors import HostError, Refused
+from lading.engine.prune import Chosen, prune_containers
 
 __all__ = ["add_prune_routes"]
 
@@ -75,50 +69,36 @@ class _Prunes:
         return guarded
 
     async def images(self, request: Request) -> Reply:
+        """In a dry run, ``stopped=1`` is for what would go once the stopped containers are gone."""
         filters = filters_of(request, ("dangling", *_FILTERS))
+        chosen, dry_run = _chosen(filters), request.query.flag("dry_run")
+        gone: Sequence[str] = ()
+        caller = caller_of(request)
+        if dry_run and request.query.flag("stopped"):
+            found, _ = await prune_containers(self._engine.containers, caller, chosen, dry_run=True)
+            gone = found
         pruned = await self._engine.images.prune(
             all=boolean_filter(filters, "dangling") is False,
-            until=_until(filters),
-            labels=filters.get("label", ()),
-            not_labels=filters.get("label!", ()),
-            dry_run=request.query.flag("dry_run"),
-            caller=caller_of(request),
+            until=chosen.until,
+            labels=chosen.labels,
+            not_labels=chosen.not_labels,
+            dry_run=dry_run,
+            gone=gone,
+            caller=caller,
         )
         shown = [removal_shape(removal) for removal in pruned.removals]
         return Response.json({"ImagesDeleted": shown or None, "SpaceReclaimed": pruned.reclaimed})
 
     async def containers(self, request: Request) -> Reply:
-        filters = filters_of(request, _FILTERS)
-        until, caller = _until(filters), caller_of(request)
-        dry_run = request.query.flag("dry_run")
-        gone, reclaimed = [], 0
-        for state in self._engine.containers.list():
-            if _is_unused(state) and _fits(state, filters, until):
-                size = await trio.to_thread.run_sync(measure_writable, self._engine.core.paths, state.id)
-                if dry_run or await self._remove(state, caller):
-                    gone.append(state.id)
-                    reclaimed += size
+        chosen = _chosen(filters_of(request, _FILTERS))
+        gone, reclaimed = await prune_containers(
+            self._engine.containers, caller_of(request), chosen, dry_run=request.query.flag("dry_run")
+        )
         return Response.json({"ContainersDeleted": gone or None, "SpaceReclaimed": reclaimed})
 
-    async def _remove(self, state: ContainerState, caller: Caller) -> bool:
-        try:
-            await self._engine.containers.get(state.id).remove(caller=caller)
-        except (Refused, HostError):
-            return False  # it was started or removed meanwhile, or would not go: that is in its history
-        return True
 
-
-def _is_unused(state: ContainerState) -> bool:
-    return state.phase not in LIVE and state.process is None
-
-
-def _fits(state: ContainerState, filters: Filters, until: int | None) -> bool:
-    labels = state.spec.labels
-    return (
-        (until is None or state.created_at <= until)
-        and labels_fit(filters.get("label", ()), labels)
-        and not any(labels_fit((one,), labels) for one in filters.get("label!", ()))
-    )
+def _chosen(filters: Filters) -> Chosen:
+    return Chosen(_until(filters), filters.get("label", ()), filters.get("label!", ()))
 
 
 def _until(filters: Filters) -> int | None:

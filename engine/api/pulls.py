@@ -24,8 +24,7 @@ from lading.engine.platform import host_platform
 from lading.engine.registry.credentials import Credentials, credentials_from_header
 from lading.events.errors import Invalid, LadingError, NotFound
 from lading.events.ids import check_digest
-from lading.events.imageconfig import parse_config
-from lading.events.manifest import Manifest, Platform, parse_manifest
+from lading.events.manifest import Platform
 from lading.events.reference import Reference, parse_reference
 
 __all__ = ["add_pull_routes"]
@@ -136,17 +135,9 @@ class _Pulls:
 
     async def distribution(self, request: Request) -> Reply:
         reference = parse_reference(check_reference(request.params["name"]))
-        registry = await self._engine.core.registry()
-        credentials = _credentials(request)
-        found = await registry.manifest(reference, auth=credentials)
-        parsed = parse_manifest(found.content, found.media_type)
-        if isinstance(parsed, Manifest):
-            config = parse_config(await registry.small_blob(reference, parsed.config, auth=credentials))
-            platforms = [Platform(config.os, config.architecture, config.variant)]
-        else:
-            platforms = [each.platform for each in parsed.manifests if each.platform is not None]
-        descriptor = {"mediaType": parsed.media_type, "digest": found.digest, "size": len(found.content)}
-        return Response.json({"Descriptor": descriptor, "Platforms": list(map(_platform, platforms))})
+        found = await self._engine.images.distribution(reference.full, auth=_credentials(request))
+        descriptor = {"mediaType": found.media_type, "digest": found.digest, "size": found.size}
+        return Response.json({"Descriptor": descriptor, "Platforms": list(map(_platform, found.platforms))})
 
     async def auth(self, request: Request) -> Reply:
         """Whether a registry takes these credentials. It gives no identity token: those go on being used."""

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import trio
 
-from lading.engine.api.containers import measure_writable
 from lading.engine.api.imageshapes import image_summary
 from lading.engine.api.listing import Listing
 from lading.engine.api.past import Seen, seen_by
@@ -20,6 +19,7 @@ from lading.engine.api.shapes import Sizes, container_summary
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
+from lading.engine.usage import measure_writable
 from lading.events.views import IMAGES, LAYERS
 
 __all__ = ["add_usage_route"]

@@ -49,8 +49,7 @@ def _options(command: Any) -> Any:
 def prune(place: Place, every: bool, dry_run: bool, force: bool, filters: dict[str, list[str]]) -> int:
     """Remove stopped containers and images that nothing uses.
 
-    Without -a, of images only those without a name. A dry run doesn't show what only the stopped containers
-    keep from going.
+    Without -a, of images only those without a name.
     """
     images = "all images without at least one container" if every else "all images without a name"
     _confirm(("all stopped containers", images), force or dry_run)
@@ -58,7 +57,7 @@ def prune(place: Place, every: bool, dry_run: bool, force: bool, filters: dict[s
     async def work(client: Client) -> int:
         containers = await _ask(client, "containers", filters, dry_run)
         _list("Containers", containers["ContainersDeleted"] or (), dry_run)
-        freed = containers["SpaceReclaimed"] + await _images(client, every, filters, dry_run)
+        freed = containers["SpaceReclaimed"] + await _images(client, every, filters, dry_run, stopped=True)
         _total(freed, dry_run)
         return 0
 
@@ -83,17 +82,22 @@ def prune_images(place: Place, every: bool, dry_run: bool, force: bool, filters:
     return run_with_engine(place, work)
 
 
-async def _images(client: Client, every: bool, filters: Mapping[str, Sequence[str]], dry_run: bool) -> int:
+async def _images(
+    client: Client, every: bool, filters: Mapping[str, Sequence[str]], dry_run: bool, *, stopped: bool = False
+) -> int:
     asked = {**filters, "dangling": ["false" if every else "true"]}
-    answer = await _ask(client, "images", asked, dry_run)
+    answer = await _ask(client, "images", asked, dry_run, stopped)
     gone = answer["ImagesDeleted"] or ()
     _list("Images", [f"{word.lower()}: {name}" for each in gone for word, name in each.items()], dry_run)
     freed: int = answer["SpaceReclaimed"]
     return freed
 
 
-async def _ask(client: Client, what: str, filters: Mapping[str, Sequence[str]], dry_run: bool) -> dict[str, Any]:
-    where = target(what, "prune", filters=json.dumps(filters), dry_run=1 if dry_run else None)
+async def _ask(
+    client: Client, what: str, filters: Mapping[str, Sequence[str]], dry_run: bool, stopped: bool = False
+) -> dict[str, Any]:
+    dry = {"dry_run": 1, "stopped": int(stopped)} if dry_run else {}
+    where = target(what, "prune", filters=json.dumps(filters), **dry)
     async with await client.request("POST", where, headers=CLIENT) as reply:
         await reply.check()
         answer: dict[str, Any] = await reply.json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -180,3 +181,30 @@ async def test_what_a_crash_left_is_finished_at_the_next_opening(
         position = engine.log.position
     async with stage.bare() as engine:
         assert engine.log.position == position, "the second time there is nothing to do"
+
+
+async def test_a_prune_of_everything_tells_before_what_will_go(stage: Stage) -> None:
+    async with stage.bare() as engine:
+        image = await engine.images.import_rootfs(stage.tar, IMAGE)
+        running = await engine.containers.create(IMAGE, ["sleep", "100"])
+        await running.start()
+        kept = await add(engine, "kept:1", a=b"1" * 10_000)
+        stopped = await engine.containers.create("kept:1", ["true"])
+        would = await engine.prune(all=True, dry_run=True)
+        assert would.containers == [stopped.id]
+        assert [each.name for each in would.images.removals] == ["kept:1", kept.image, kept.layers[0]]
+        assert (await engine.images.prune(all=True, dry_run=True)).removals == []
+        assert await engine.prune(all=True) == would
+        assert [state.id for state in engine.containers.list()] == [running.id]
+        assert [each.image for each in engine.images.list()] == [image.image]
+        assert would.reclaimed >= 10_000
+        await running.remove(force=True)
+
+
+async def test_an_image_tells_how_it_was_made(stage: Stage) -> None:
+    async with stage.bare() as engine:
+        image = await add(engine, "made:1")
+        [step] = engine.images.history("made:1")
+        assert (step.layer, step.size) == (image.layers[0], image.size)
+        document = engine.images.document("made:1")
+        assert hashlib.sha256(document).hexdigest() == image.image.removeprefix("sha256:")
