@@ -88,12 +88,14 @@ def _naive(records: list[Record], words: Any) -> list[Record]:
         event: Any = record.event
         first: Any = made[record.stream].event
         if record.stream.startswith("tag/"):
-            images, names = {event.image, event.previous} - {""}, {event.name}
+            images, names = {event.image, getattr(event, "previous", "")} - {""}, {event.name}
             labels = _labels(made[f"image/{event.image}"])
         elif record.stream.startswith("container/"):
             images, names, labels = {first.spec.image}, {first.spec.image_name}, _labels(made[record.stream])
         elif record.stream.startswith("image/"):
             images, names, labels = {first.image}, set(), _labels(made[record.stream])
+        elif record.stream.startswith("pull/"):
+            images, names, labels = {getattr(event, "image", "")}, {first.reference}, {}
         else:
             images, names, labels = set(), set(), {}
         fits = True
