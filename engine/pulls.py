@@ -53,9 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ["pull_image"]
 
-_WORKERS = 2
-"""How many to have ready for a pull."""
-
 
 @attrs.frozen
 class _Plan:
@@ -99,7 +96,7 @@ async def pull_image(
 
 async def _warm(core: Core) -> None:
     with contextlib.suppress(LadingError):  # who needs a worker will hear of it
-        await core.unpackers.warm(_WORKERS)
+        await core.unpackers.warm()
 
 
 class _Pull:
