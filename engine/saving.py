@@ -100,28 +100,28 @@ def saved_image(core: Core, image: ImageState, names: Sequence[str] = ()) -> Sav
         layer, archive = core.log.get(LAYERS, chain), core.log.get(ARCHIVES, chain)
         if layer is None:
             raise ImageInvalid(f"layer {chain} of image {image.image} is missing: pull or load the image again")
+        if archive is None:  # it came with a release that kept none
+            raise ImageInvalid(f"the archive of layer {chain} was not kept when it came: import or pull it again")
         layers.append(_layer(core.paths, layer, archive))
     return SavedImage(
         blob_name(core.paths, image.image).read_bytes(), tuple(names), tuple(layers), _manifest(core, image)
     )
 
 
-def _layer(paths: Paths, layer: LayerState, archive: ArchiveState | None) -> SavedLayer:
+def _layer(paths: Paths, layer: LayerState, archive: ArchiveState) -> SavedLayer:
     blob = None
-    if archive is not None and archive.form == "blob":
+    if archive.form == "blob":
         digest = Digest(archive.blob)
         blob = KeptBlob(archive.media_type, digest, archive.blob_size, blob_name(paths, digest))
     return SavedLayer(layer.diff_id, layer.size, plain_archive(paths, layer, archive), blob)
 
 
-def plain_archive(paths: Paths, layer: LayerState, archive: ArchiveState | None) -> Callable[[], Iterator[bytes]]:
+def plain_archive(paths: Paths, layer: LayerState, archive: ArchiveState) -> Callable[[], Iterator[bytes]]:
     """What gives the plain archive of ``layer``; whoever reads it compares the digest."""
-    form = "pack" if archive is None else archive.form
-    if form == "blob":
-        assert archive is not None
+    if archive.form == "blob":
         return partial(decompressed, blob_name(paths, archive.blob))
     tree = paths.layer(layer.chain)
-    if form == "split":
+    if archive.form == "split":
         return lambda: read_split(tree, paths.split(layer.chain))
     return lambda: pack(tree, whiteouts=True, opaque=layer.opaque)
 

@@ -7,16 +7,21 @@ import io
 import tarfile
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from stage import IMAGE, Stage
 
 import lading
 from lading.engine import garbage
+from lading.engine.core import new_caller
 from lading.engine.prune import Pruned
 from lading.engine.untag import Removal
-from lading.events.errors import ImageInUse, Invalid, NotFound
-from lading.events.image import ImageConfig, ImageState, LayerRemoved
+from lading.events.envelope import Proposed
+from lading.events.errors import ImageInUse, ImageInvalid, Invalid, NotFound
+from lading.events.ids import ChainId, ImageId, image_stream, layer_stream
+from lading.events.image import ImageAdded, ImageConfig, ImageState, LayerAdded, LayerRemoved
+from lading.events.views import LAYERS
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -208,3 +213,32 @@ async def test_an_image_tells_how_it_was_made(stage: Stage) -> None:
         assert (step.layer, step.size) == (image.layers[0], image.size)
         document = engine.images.document("made:1")
         assert hashlib.sha256(document).hexdigest() == image.image.removeprefix("sha256:")
+
+
+async def test_a_layer_of_an_earlier_release_that_kept_no_archive_says_so(stage: Stage) -> None:
+    async with stage.bare() as engine:
+        image = await add(engine, "new:1")
+        old = attrs.evolve(next(iter(layer for _, layer in engine.core.log.scan(LAYERS))), parent=image.layers[0])
+        chain = ChainId("sha256:" + "1" * 64)
+        added = LayerAdded(**{**attrs.asdict(old), "chain": chain})
+        again = ImageAdded(
+            ImageId("sha256:" + "2" * 64),
+            (*image.layers, chain),
+            (),
+            image.config,
+            "",
+            "amd64",
+            "linux",
+            "import",
+            "",
+        )
+        caller = new_caller()
+        await engine.core.journal.append(
+            [Proposed(layer_stream(chain), added), Proposed(image_stream(again.image), again)],
+            actor=caller.actor,
+            command=caller.command,
+        )
+        with pytest.raises(ImageInvalid, match="was not kept when it came"):
+            async with engine.images.save(again.image):
+                pass
+        await engine.images.remove(again.image)
