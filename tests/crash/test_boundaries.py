@@ -101,8 +101,8 @@ async def holds(stage: Stage, said: list[list[str]]) -> None:
     """What was acknowledged is there, what is there is whole, and nothing else is."""
     async with stage.engine(timeout=30) as engine:
         for state in engine.containers.list():
-            if state.phase is Phase.REMOVING:
-                await engine.core.removal(state.id).wait()
+            if state.phase is Phase.REMOVING or (state.phase is Phase.STOPPED and state.spec.auto_remove):
+                await engine.core.wait_removed(state.id)
             elif supervisor := engine.core.live.get(state.id):
                 await (supervisor.ended if state.phase is Phase.STOPPING else supervisor.begun).wait()
         acknowledged = {(words[0], words[1]) for words in said if words[0] in ACKNOWLEDGED}
