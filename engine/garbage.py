@@ -40,7 +40,12 @@ async def remove_unreached(core: Core, caller: Caller, before: Sequence[Proposed
 
 
 async def collect(core: Core, caller: Caller) -> None:
-    """Remove what nothing reaches any more, when nothing is made. Carried out once it has begun."""
+    """Remove the layers that nothing reaches any more, if there are any, when nothing is made.
+
+    Carried out once it has begun.
+    """
+    if not unreached(core.log, reach(core.log)):
+        return
     async with core.content.removing():
         with trio.CancelScope(shield=True):
             await remove_unreached(core, caller)

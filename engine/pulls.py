@@ -33,7 +33,6 @@ from lading.events.manifest import (
     pair_layers,
 )
 from lading.events.platforms import normal_platform
-from lading.events.reach import reach, unreached
 from lading.events.reference import Reference
 from lading.events.transfer import (
     LeaseReleased,
@@ -129,9 +128,7 @@ class _Pull:
         if self._leased:
             events.append(Proposed(lease_stream(self._id), LeaseReleased("pull")))
         await self._core.journal.append(events, actor=self._caller.actor, command=self._caller.command)
-        if self._leased and unreached(
-            self._core.log, reach(self._core.log)
-        ):  # what it leased lost its other users
+        if self._leased:  # what it kept may have lost its other users meanwhile
             await collect(self._core, self._caller)
 
     async def run(self) -> ImageId:

@@ -18,7 +18,6 @@ from lading.events.errors import ImageInvalid, Invalid
 from lading.events.ids import ChainId, Digest
 from lading.events.image import ArchiveState, ImageState, LayerState
 from lading.events.manifest import Manifest, parse_manifest
-from lading.events.reach import reach, unreached
 from lading.events.reference import parse_reference
 from lading.events.transfer import LeasePurpose, LeaseReleased, LeaseTaken, lease_stream
 from lading.events.views import ARCHIVES, LAYERS, MANIFESTS
@@ -55,8 +54,7 @@ async def leased(
         with trio.CancelScope(shield=True):
             released = Proposed(lease, LeaseReleased(purpose))
             await core.journal.append([released], actor=caller.actor, command=caller.command)
-            if unreached(core.log, reach(core.log)):
-                await collect(core, caller)
+            await collect(core, caller)
 
 
 @asynccontextmanager

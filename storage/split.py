@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Final
 
@@ -56,7 +57,7 @@ MAX_MOVE_BYTES: Final = 64 * 2**20
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-class _Mover:
+class _Mover(ABC):
     """Notes where contents went that the records so far name by other paths."""
 
     def __init__(self, directory: int) -> None:
@@ -77,8 +78,9 @@ class _Mover:
         """What is at ``path`` in the tree, and beneath it, is at ``to`` from now on."""
         self._note(path, IN_TREE, to)
 
+    @abstractmethod
     def _when(self) -> int:
-        raise NotImplementedError
+        """How many records came before what moves now: it is for them."""
 
     def _note(self, path: bytes, spill: int, to: bytes) -> None:
         when = self._when()
