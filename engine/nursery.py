@@ -38,13 +38,15 @@ async def open_bare_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery whose only error comes out as it was raised, not wrapped in a group.
 
     That the block around a ``yield`` is run by a nursery is our affair: whoever writes ``except NotFound``
-    around it should not need to know. Several errors at once still come as a group.
+    around it should not need to know. Several errors at once still come as a group. A cancel from outside that
+    comes at the same time as an error is not one of them: it would be taken out on its way, and leave the error
+    in a group after all.
     """
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        error: BaseException = group
+        error: BaseException = group.split(trio.Cancelled)[1] or group
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
         if error is group:
