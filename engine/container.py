@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
+from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 import trio
 
 from lading.engine.core import Caller, new_caller
 from lading.engine.output import OutputReader
+from lading.engine.pausing import pause, unpause
 from lading.engine.removal import remove_container
 from lading.engine.retry import deciding, end_of_run, first_result, start_error
+from lading.engine.updating import update
+from lading.engine.waiting import WaitCondition, wait_removed, wait_run
 from lading.events.commands import KillContainer, RemoveContainer, RenameContainer, StartContainer, StopContainer
 from lading.events.container import (
     ContainerState,
     KillRequested,
+    Paused,
     RemoveRequested,
     Renamed,
     StartRequested,
     StopRequested,
+    Unpaused,
+    Updated,
     status,
 )
 from lading.events.envelope import Actor
-from lading.events.errors import NotFound
+from lading.events.errors import NotFound, WrongPhase
 from lading.events.ids import ContainerId
+from lading.events.settings import Resources, RestartPolicy
 from lading.events.signals import signal_number
 
 if TYPE_CHECKING:
@@ -62,7 +71,7 @@ class Container:
 
     @property
     def status(self) -> str:
-        """Docker's word for its phase: created, running, exited, removing, dead."""
+        """Docker's word for its phase: created, running, paused, restarting, exited, removing, dead."""
         return status(self.state)
 
     @property
@@ -131,6 +140,79 @@ class Container:
         await supervisor.ended.wait()
         return supervisor.exit_code
 
+    async def restart(
+        self,
+        timeout: int | None = None,
+        signal: str | None = None,
+        *,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> None:
+        """Stop it as ``stop`` does, if it runs, and run it again; returns once its command was executed.
+
+        Raises ``CannotStart``. A cancel does not take it back. If the engine dies before the run has ended, it
+        stays down: ask again.
+        """
+        core = self._containers.core
+        caller = caller or new_caller(actor=actor)
+        async with deciding(core, caller):
+            first = first_result(core, caller, StopRequested, StartRequested)
+            supervisor = await self._containers.supervisor(self.id)
+            if first is None and supervisor is not None:
+                supervisor.again = caller
+                with suppress(WrongPhase):  # it ended just now, and goes on by what was set above
+                    await self._containers.command(self.id, StopContainer(timeout, signal), caller)
+                    spec = core.state(self.id).spec
+                    number = signal_number(signal or spec.stop_signal)
+                    left = spec.stop_timeout if timeout is None else timeout
+                    core.nursery.start_soon(supervisor.stop, number, left)
+        if first is None and supervisor is None:
+            await self.start(caller=caller)
+            return
+        if supervisor is not None:
+            await supervisor.done.wait()
+            supervisor = core.live.get(self.id)
+        if supervisor is not None:
+            await supervisor.begun.wait()
+            if supervisor.error is not None:
+                raise supervisor.error
+
+    async def pause(self, *, actor: Actor | None = None, caller: Caller | None = None) -> None:
+        """Freeze every process of it. A cancel comes before or after it. Raises ``HostError`` if it can't be."""
+        caller = caller or new_caller(actor=actor)
+        core = self._containers.core
+        async with deciding(core, caller):
+            if first_result(core, caller, Paused) is None:
+                await self._containers.supervisor(self.id)
+                await pause(self._containers, self.id, caller)
+
+    async def unpause(self, *, actor: Actor | None = None, caller: Caller | None = None) -> None:
+        """Let its processes go on. A cancel comes before or after it."""
+        caller = caller or new_caller(actor=actor)
+        core = self._containers.core
+        async with deciding(core, caller):
+            if first_result(core, caller, Unpaused) is None:
+                await unpause(self._containers, self.id, caller)
+
+    async def update(
+        self,
+        resources: Resources | None = None,
+        restart: RestartPolicy | None = None,
+        *,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> None:
+        """Give it other limits (at once, if it runs) or another restart policy; None leaves that as it is.
+
+        Raises ``Invalid`` for what can't be, and ``HostError`` if the kernel refuses a limit; then nothing has
+        changed. A cancel comes before or after it.
+        """
+        caller = caller or new_caller(actor=actor)
+        core = self._containers.core
+        async with deciding(core, caller):
+            if first_result(core, caller, Updated) is None:
+                await update(self._containers, self.id, resources, restart, caller)
+
     async def kill(
         self, signal: str = "SIGKILL", *, actor: Actor | None = None, caller: Caller | None = None
     ) -> None:
@@ -143,10 +225,24 @@ class Container:
             supervisor = await self._containers.supervisor(self.id)
             await self._containers.command(self.id, KillContainer(signal), caller)
         if supervisor is not None:
-            supervisor.signal(signal_number(signal))
+            number = signal_number(signal)
+            if number == SIGKILL:
+                supervisor.kill()
+            else:
+                supervisor.signal(number)
 
-    async def wait(self) -> int | None:
-        """Its exit code once it doesn't run; at once if it doesn't. None: unknown, or it never ran."""
+    async def wait(self, condition: WaitCondition = "not-running") -> int | None:
+        """Its exit code. None: unknown, or it never ran.
+
+        ``not-running``: once it doesn't run, at once if it doesn't. ``next-exit``: once the run that is under
+        way, or else the next one, has ended. ``removed``: once it is gone, with the exit code of its last run.
+        A cancel leaves nothing.
+        """
+        core = self._containers.core
+        if condition == "removed":
+            return await wait_removed(core, self.state)
+        if condition == "next-exit":
+            return await wait_run(core, self.state)
         supervisor = await self._containers.supervisor(self.id)
         if supervisor is None:
             return self.state.exit_code

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import attrs
 import trio
@@ -15,12 +16,14 @@ from lading.engine.container import Container
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.exporting import export_container
 from lading.engine.images import Images
+from lading.engine.mapping import Results
 from lading.engine.names import random_name
-from lading.engine.output import OutputReader
 from lading.engine.queries import ContainerQueries
-from lading.engine.recipe import Recipe, make_spec
+from lading.engine.recipe import Recipe, make_recipe, make_spec
 from lading.engine.removal import remove_container
-from lading.engine.retry import deciding, end_of_run, first_result, start_error
+from lading.engine.restarts import restart_when_due
+from lading.engine.retry import deciding, first_result
+from lading.engine.running import Running
 from lading.engine.supervisor import Supervisor
 from lading.events.commands import (
     Command,
@@ -28,26 +31,16 @@ from lading.events.commands import (
     RemoveContainer,
     decide,
 )
-from lading.events.container import LIVE, ContainerState, Created
+from lading.events.container import LIVE, ContainerState, Created, StartRequested
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.errors import AlreadyExists, Conflict, EngineClosed, HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId, check_container_name, container_stream
+from lading.events.settings import ContainerSettings
 from lading.events.spec import ContainerSpec
 
-__all__ = ["Completed", "Containers"]
+__all__ = ["Containers"]
 
 _CAPTURE = 16 << 20
-
-
-@attrs.frozen
-class Completed:
-    """A run that is over. ``exit_code`` is None when it is unknown; ``truncated``: there was more output."""
-
-    container: ContainerId
-    exit_code: int | None
-    stdout: bytes
-    stderr: bytes
-    truncated: bool = False
 
 
 class Containers:
@@ -91,19 +84,20 @@ class Containers:
         name: str | None = None,
         actor: Actor | None = None,
         caller: Caller | None = None,
-        **options: object,
+        **options: Any,
     ) -> Container:
-        """A new container from ``image`` (name, id or id prefix); not started. ``options`` as in ``Recipe``.
+        """A new container from ``image`` (name, id or id prefix); not started. ``options`` as in ``Recipe`` and
+        ``ContainerSettings``.
 
         ``actor``: who asks, for the history; or ``caller``, with the command id as well. Costs one append: the
         writable layer is made at the first start.
         """
-        recipe = Recipe(image=image, command=tuple(command), **options)  # type: ignore[arg-type]
+        recipe = make_recipe(image, command, options)
         caller = caller or new_caller(actor=actor)
         container, _ = await self.make(recipe, name=name, start=False, caller=caller)
         return container
 
-    async def run(
+    def run(
         self,
         image: str,
         command: Sequence[str] = (),
@@ -114,45 +108,52 @@ class Containers:
         capture: int = _CAPTURE,
         actor: Actor | None = None,
         caller: Caller | None = None,
-        **options: object,
-    ) -> Completed:
-        """Create a container, run it to its end, and return its exit code and (up to ``capture`` bytes of) output.
+        **options: Any,
+    ) -> Running:
+        """Create a container and run it: to its end with ``await``, for the time of a block with ``async with``.
 
-        A cancel stops the container, within its stop timeout, and removes it (with ``remove``); only then is
-        the cancel delivered. Raises ``CannotStart`` if the command can't be executed; the container is removed
-        then, too. A retry (``Caller.once``) waits for the first try's run; of one that is over it knows the
-        exit code, and the output as long as the container is there (``truncated`` says that it isn't).
+        ``await run(...)`` gives the exit code and (up to ``capture`` bytes of) output. A cancel stops the
+        container, within its stop timeout, and removes it (with ``remove``); only then is the cancel delivered.
+
+        ``async with run(...) as container`` gives the running container; leaving the block kills and removes it
+        (without ``remove``: kills it), however the block is left. It never outlives the block.
+
+        Both raise ``CannotStart`` if the command can't be executed; the container is removed then, too. A retry
+        (``Caller.once``) waits for the first try's run; of one that is over it knows the exit code, and the output
+        as long as the container is there (``truncated`` says that it isn't). ``options`` as in ``Recipe`` and
+        ``ContainerSettings``.
         """
-        recipe = Recipe(
-            image=image,
-            command=tuple(command),
-            auto_remove=remove,
-            open_stdin=stdin is not None,
-            stdin_once=stdin is not None,
-            **options,  # type: ignore[arg-type]
-        )
+        fed = stdin is not None
+        own = {"auto_remove": remove, "open_stdin": fed, "stdin_once": fed}
+        recipe = make_recipe(image, command, {**own, **options})
         caller = caller or new_caller(actor=actor)
-        container, supervisor = await self.make(recipe, name=name, start=True, caller=caller)
-        if supervisor is None:
-            return await self._completed_before(container, capture)
-        reader = OutputReader(self.core, container.id, follow=True)
-        try:
-            await supervisor.begun.wait()
-            if supervisor.error is not None:
-                raise supervisor.error
-            if stdin is not None:
-                await self._feed(container.id, stdin)
-            await supervisor.ended.wait()
-            stdout, stderr, more = await reader.read_all(capture)
-            if remove:
-                await self.core.wait_removed(container.id)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._abandon(container, supervisor, remove, caller)
-            raise
-        finally:
-            reader.close()
-        return Completed(container.id, supervisor.exit_code, stdout, stderr, more)
+        return Running(self, recipe, name=name, remove=remove, stdin=stdin, capture=capture, caller=caller)
+
+    def map(
+        self,
+        image: str,
+        commands: Iterable[Sequence[str]] | AsyncIterable[Sequence[str]],
+        *,
+        limit: int = 64,
+        capture: int = _CAPTURE,
+        actor: Actor | None = None,
+        **options: Any,
+    ) -> Results:
+        """Run each of ``commands`` in a container of its own, at most ``limit`` at once; results as they come::
+
+            async with engine.containers.map("busybox", commands, limit=64) as results:
+                async for done in results:
+                    print(done.index, done.completed or done.error)
+
+        ``commands`` may be endless: none is taken before there is room for it. ``options`` as for ``run``, for
+        all of them; each container is removed at its end. Leaving the block early, or a cancel, stops and removes
+        those that run.
+        """
+
+        def begin(command: Sequence[str]) -> Running:
+            return self.run(image, command, capture=capture, actor=actor, **options)
+
+        return Results(begin, commands, limit)
 
     async def make(
         self, recipe: Recipe, *, name: str | None, start: bool, caller: Caller
@@ -176,18 +177,18 @@ class Containers:
         async with self.core.content.using():  # the image's layers stay until the container is there to need them
             image = self._images.resolve(recipe.image)
             spec = attrs.evolve(make_spec(recipe, image), layers=self._images.visible_layers(image))
-            container, records = await self._append_created(spec, name, start, caller)
+            container, records = await self._append_created(spec, recipe.settings, name, start, caller)
         supervisor = self._supervise(container, caller, records[-1]) if start else None
         return Container(self, container), supervisor
 
     async def _append_created(
-        self, spec: ContainerSpec, name: str | None, start: bool, caller: Caller
+        self, spec: ContainerSpec, settings: ContainerSettings, name: str | None, start: bool, caller: Caller
     ) -> tuple[ContainerId, tuple[Record, ...]]:
         container = ContainerId(secrets.token_hex(32))
         stream = container_stream(container)
         for attempt in range(100):
             chosen = name or random_name(self._draw) + (f"_{self._draw.randrange(10**4)}" if attempt > 4 else "")
-            events = decide(None, CreateContainer(container, chosen, spec, start))
+            events = decide(None, CreateContainer(container, chosen, spec, start, settings))
             try:
                 records = await self.core.journal.append(
                     [Proposed(stream, event, 0 if number == 0 else None) for number, event in enumerate(events)],
@@ -249,8 +250,19 @@ class Containers:
     def _supervise(self, container: ContainerId, caller: Caller, record: Record) -> Supervisor:
         state = self.core.state(container)
         supervisor = Supervisor(self.core, state, caller, record.position)
-        self.core.nursery.start_soon(supervisor.start, state, self.auto_remove(container, caller))
+        self.core.nursery.start_soon(supervisor.start, state, self)
         return supervisor
+
+    def go_on(self, container: ContainerId, record: Record) -> None:
+        """Take up what ``record`` says comes after a run that is over: the next run, now or later."""
+        if isinstance(record.event, StartRequested):
+            self._supervise(container, Caller(record.actor, record.command), record)
+        else:
+            self.restart_later(container)
+
+    def restart_later(self, container: ContainerId) -> None:
+        """Wait for the restart that the log has for ``container``, in a task of the engine's."""
+        self.core.nursery.start_soon(restart_when_due, self, container)
 
     def auto_remove(self, container: ContainerId, caller: Caller) -> Callable[[], Awaitable[None]]:
         """What a supervisor calls for a container that asked to be removed at its end."""
@@ -266,32 +278,3 @@ class Containers:
                 await remove_container(self.core, container, caller, records[0].position)
 
         return remove
-
-    async def _completed_before(self, container: Container, capture: int) -> Completed:
-        """A first run that is over, as far as it is still known."""
-        error = start_error(self.core, container.id, 1)
-        if error is not None:
-            raise error
-        end = end_of_run(self.core, container.id, 1)
-        code = end.exit_code if end is not None else None
-        try:
-            with container.logs() as reader:
-                stdout, stderr, more = await reader.read_all(capture)
-        except NotFound:
-            return Completed(container.id, code, b"", b"", truncated=True)
-        return Completed(container.id, code, stdout, stderr, more)
-
-    async def _feed(self, container: ContainerId, data: bytes) -> None:
-        async with await self.core.link.open_stdin(container) as stream:
-            with contextlib.suppress(trio.BrokenResourceError):  # it ended without reading everything
-                await stream.send_all(data)
-                await stream.end()
-
-    async def _abandon(self, container: Container, supervisor: Supervisor, remove: bool, caller: Caller) -> None:
-        """The end of a run that nobody waits for any more: stopped, and removed if it should be."""
-        await supervisor.begun.wait()
-        with contextlib.suppress(NotFound, WrongPhase, EngineClosed):  # it ended, or is removed, by itself
-            if not supervisor.ended.is_set():
-                await container.stop(caller=caller)
-        if remove:
-            await self.core.wait_removed(container.id)

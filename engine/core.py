@@ -22,7 +22,9 @@ from lading.events.container import LIVE, ContainerState, Phase
 from lading.events.envelope import Actor
 from lading.events.errors import EngineClosed, NotFound
 from lading.events.ids import CommandId
-from lading.events.views import CONTAINERS
+from lading.events.settings import ContainerSettings
+from lading.events.upkeep import SupervisionState
+from lading.events.views import CONTAINERS, SETTINGS, SUPERVISION
 from lading.storage.log import Log
 from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.store import Paths
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["Caller", "Core", "new_caller", "new_command_id"]
 
 T = TypeVar("T")
+
+_USUAL = ContainerSettings()
+_NOTHING = SupervisionState()
 
 _TRANSFERS = 3
 """Layers that are fetched at once, of all pulls, as Docker does."""
@@ -77,6 +82,7 @@ class Core:
     closing: bool = False
     wanted_runtime: str | None = None
     retries: dict[CommandId, trio.Lock] = attrs.field(factory=dict)
+    pausing: trio.Lock = attrs.field(factory=trio.Lock)
     compacting: trio.Lock = attrs.field(factory=trio.Lock)
     content: ContentGate = attrs.field(factory=ContentGate)
     settling: trio.Lock = attrs.field(factory=trio.Lock)
@@ -128,6 +134,14 @@ class Core:
         if state is None:
             raise NotFound("container", container)
         return state
+
+    def settings(self, container: str) -> ContainerSettings:
+        """What the container is allowed and given; the usual settings if nothing else was asked for."""
+        return self.log.get(SETTINGS, container) or _USUAL
+
+    def supervision(self, container: str) -> SupervisionState:
+        """What supervision remembers of the container."""
+        return self.log.get(SUPERVISION, container) or _NOTHING
 
     def runs(self, container: str) -> bool:
         """Whether ``container`` has a run under way, from the request to start it to the record of its end."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -11,10 +12,11 @@ from lading.engine.process import ImageProcess, ProcessRequest, merge
 from lading.events.errors import Invalid
 from lading.events.image import ImageState
 from lading.events.reference import parse_reference
+from lading.events.settings import ContainerSettings
 from lading.events.signals import check_signal
 from lading.events.spec import ContainerSpec, NetworkMode
 
-__all__ = ["Recipe", "make_spec"]
+__all__ = ["Recipe", "make_recipe", "make_spec"]
 
 _LABELS = 1 << 20
 
@@ -23,9 +25,10 @@ _LABELS = 1 << 20
 class Recipe:
     """What a container should be made from.
 
-    ``image``: name, id or id prefix. ``command`` replaces the image's default command; ``entrypoint`` None
-    keeps the image's. ``env``: a mapping, or ``K=V`` strings. ``network``: ``host`` or ``none``. ``hostname``
-    None: the host's for network ``host``, else the id's first twelve digits. ``stop_timeout``: seconds.
+    ``image``: name, id or id prefix. ``command`` replaces the image's default command; ``entrypoint`` None keeps
+    the image's. ``env``: a mapping, or ``K=V`` strings. ``network``: ``host`` or ``none``. ``hostname`` None: the
+    host's for network ``host``, else the id's first twelve digits. ``stop_timeout``: seconds. ``settings``:
+    limits, mounts, health and all that is seldom asked.
     """
 
     image: str
@@ -43,6 +46,18 @@ class Recipe:
     stop_signal: str | None = None
     stop_timeout: int | None = None
     read_only: bool = False
+    settings: ContainerSettings = attrs.field(factory=ContainerSettings)
+
+
+_SETTINGS = frozenset(field.name for field in attrs.fields(ContainerSettings))
+
+
+def make_recipe(image: str, command: Sequence[str], options: Mapping[str, Any]) -> Recipe:
+    """The recipe that ``options`` ask for: fields of ``Recipe``, and of ``ContainerSettings`` by their own names."""
+    asked = {name: value for name, value in options.items() if name in _SETTINGS}
+    rest = {name: value for name, value in options.items() if name not in _SETTINGS}
+    recipe = Recipe(image=image, command=tuple(command), **rest)
+    return attrs.evolve(recipe, settings=attrs.evolve(recipe.settings, **asked)) if asked else recipe
 
 
 def make_spec(recipe: Recipe, image: ImageState) -> ContainerSpec:

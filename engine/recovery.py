@@ -15,18 +15,22 @@ from lading.engine.core import Caller, Core, new_caller
 from lading.engine.garbage import finish_removals
 from lading.engine.link import KeptRun
 from lading.engine.observe import belongs, drop_exit_record, observe
+from lading.engine.pausing import found_frozen
 from lading.engine.remains import end_remains
 from lading.engine.removal import remove_container
+from lading.engine.restarts import follow_up
 from lading.engine.supervisor import Supervisor
-from lading.events.container import LIVE, ContainerState, Phase, StopRequested
+from lading.events.commands import StartContainer
+from lading.events.container import LIVE, ContainerEvent, ContainerState, Exited, Phase, StartFailed, StopRequested
 from lading.events.envelope import Proposed, Record
 from lading.events.errors import HostError
 from lading.events.ids import container_stream
+from lading.events.policy import at_opening
 from lading.events.recovery import recover
 from lading.events.signals import signal_number
 from lading.events.spec import ProcessId
 from lading.events.transfer import LeaseReleased, PullFailed, lease_stream, pull_stream
-from lading.events.views import CONTAINERS, LEASES, PULLS
+from lading.events.views import CONTAINERS, LEASES, PULLS, SETTINGS
 from lading.storage.overlay import mounts_below, unmount
 from lading.storage.procfs import boot_id, is_alive
 from lading.storage.store import Paths
@@ -57,9 +61,14 @@ async def _recover_container(
             core.link.forget(kept)
         if state.phase is Phase.STOPPED and state.spec.auto_remove:
             core.nursery.start_soon(containers.auto_remove(state.id, caller))
+        elif state.phase is Phase.RESTARTING:
+            containers.restart_later(state.id)
+        elif state.phase is Phase.STOPPED and _runs_again(core, state):
+            await containers.begin(state.id, StartContainer(), caller)
         return
     seen = observe(core.paths, state, kept)
-    missing = recover(state, seen)
+    missing = list(recover(state, seen))
+    missing += _follow_up(core, state, missing)
     going_on = kept is not None and not kept.ended.is_set() and kept.run == state.run
     if missing and not going_on and _may_have_remains(core, state):
         await end_remains(core.paths, await core.runtime(), state.id, state.process)
@@ -72,10 +81,10 @@ async def _recover_container(
     history = core.log.read_stream(container_stream(state.id), max(0, state.version - 1))
     cause = history[-1].position if history else 0  # its last record may have been compacted away
     state = core.state(state.id)
-    remove = containers.auto_remove(state.id, caller)
     if kept is not None and going_on:
+        await _agree_on_freezing(core, state, caller)
         supervisor = Supervisor(core, state, caller, cause)
-        core.nursery.start_soon(supervisor.adopt, kept, remove)
+        core.nursery.start_soon(supervisor.adopt, kept, containers)
         if state.phase is Phase.STOPPING:
             _resume_stop(core, supervisor, state)
     else:
@@ -84,9 +93,38 @@ async def _recover_container(
         clear_bundle(core.paths, state.id)
         drop_exit_record(core.paths, state.id)
         if missing and state.spec.auto_remove:
-            core.nursery.start_soon(remove)
+            core.nursery.start_soon(containers.auto_remove(state.id, caller))
+        elif state.phase is Phase.RESTARTING:
+            containers.restart_later(state.id)
     if state.phase is Phase.REMOVING:
         core.nursery.start_soon(_finish_removal, core, state, caller, cause)
+
+
+def _follow_up(core: Core, state: ContainerState, missing: list[ContainerEvent]) -> list[ContainerEvent]:
+    """The restart that follows the exit that nobody recorded, if that container has a policy for it."""
+    if core.log.get(SETTINGS, state.id) is None:
+        return []
+    for event in missing:
+        if isinstance(event, Exited | StartFailed):
+            return follow_up(core, state, event)
+    return []
+
+
+def _runs_again(core: Core, state: ContainerState) -> bool:
+    """Whether a container that is down is one of those that always run when their engine does."""
+    settings = core.log.get(SETTINGS, state.id)
+    ran = state.started_at != 0
+    return settings is not None and at_opening(settings.restart, core.supervision(state.id), ran)
+
+
+async def _agree_on_freezing(core: Core, state: ContainerState, caller: Caller) -> None:
+    events = found_frozen(core.paths, state)
+    if events:
+        await core.journal.append(
+            [Proposed(container_stream(state.id), event) for event in events],
+            actor=caller.actor,
+            command=caller.command,
+        )
 
 
 async def _finish_removal(core: Core, state: ContainerState, caller: Caller, cause: int) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 
 import trio
 
+from lading.engine.freezer import is_frozen, thaw
 from lading.engine.observe import belongs
 from lading.engine.runtime import Runtime, cgroup_of
 from lading.events.spec import ProcessId
@@ -32,6 +33,8 @@ async def end_remains(paths: Paths, runtime: Runtime, container: str, process: P
         process = None
     if process is not None:
         send_signal(process, signal.SIGKILL)
+    if is_frozen(paths, container):
+        thaw(paths, container)
     bundle = os.fspath(paths.bundle(container))
     with trio.move_on_after(_PATIENCE):
         # The runtime's own process cleans up and leaves once its container has died.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from lading.engine.bundle import clear_bundle
 from lading.engine.core import Caller, Core
@@ -26,7 +25,7 @@ async def remove_container(core: Core, container: str, caller: Caller, cause: in
     """
     supervisor = core.live.get(container)
     if supervisor is not None:
-        supervisor.signal(signal.SIGKILL)
+        supervisor.kill()
         await supervisor.done.wait()
     stream = container_stream(container)
     try:

@@ -1,37 +1,52 @@
 """One task for each container that has a run under way.
 
-It carries a start request to its outcome, follows the run until it ends, records how, takes away what the
-run needed, and removes a container that asked to be removed. It is cancelled only when the engine closes;
-at whatever await that happens, the log tells the next engine what is left to do, and it does the same.
+It carries a start request to its outcome, follows the run until it ends, records how and what follows from that,
+takes away what the run needed, and removes a container that asked to be removed. It is cancelled only when the
+engine closes; at whatever await that happens, the log tells the next engine what is left to do, and it does the
+same.
+
+What a container asked for besides running (a health check, a deadline) are tasks beside it, which end with the
+run.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import time
+from typing import TYPE_CHECKING
 
 import trio
 
 from lading.engine.bundle import clear_bundle, make_bundle
-from lading.engine.core import Caller, Core
+from lading.engine.core import Caller, Core, new_caller
+from lading.engine.freezer import is_frozen, thaw
 from lading.engine.link import KeptRun
 from lading.engine.observe import drop_exit_record, observe
 from lading.engine.remains import end_remains
+from lading.engine.restarts import follow_up
+from lading.events.commands import StopContainer
 from lading.events.container import (
     ContainerEvent,
     ContainerState,
     Exited,
+    Phase,
     Started,
     StartFailed,
+    StartRequested,
+    StopRequested,
 )
-from lading.events.envelope import Proposed
-from lading.events.errors import CannotStart, HostError, LadingError
+from lading.events.envelope import Proposed, Record
+from lading.events.errors import CannotStart, Conflict, HostError, LadingError, NotFound, WrongPhase
 from lading.events.ids import container_stream
 from lading.events.recovery import recover
 from lading.events.signals import signal_number
 from lading.events.spec import ProcessId
+from lading.events.views import SETTINGS
 from lading.storage.procfs import boot_id, send_signal
+
+if TYPE_CHECKING:
+    from lading.engine.containers import Containers
 
 __all__ = ["Supervisor", "classify_failure"]
 
@@ -45,6 +60,7 @@ class Supervisor:
 
     ``begun`` is set when the start has its outcome in the log, ``ended`` when the exit has, and ``done`` when
     nothing of the run is left on the host. ``error`` is why it did not start, ``exit_code`` how it ended.
+    ``again``: when it ends, the next run begins at once, because somebody asked for a restart.
     """
 
     def __init__(self, core: Core, state: ContainerState, caller: Caller, cause: int) -> None:
@@ -57,6 +73,9 @@ class Supervisor:
         self.exit_code: int | None = None
         self.auto_remove = state.spec.auto_remove
         self.process: ProcessId | None = state.process
+        self.again: Caller | None = None
+        self._why_again = ""
+        self._next: Record | None = None
         self._core = core
         self._spec = state.spec
         self._caller = caller
@@ -66,7 +85,7 @@ class Supervisor:
 
     # -- the task ---------------------------------------------------------------------------------------
 
-    async def start(self, state: ContainerState, remove: Callable[[], Awaitable[None]]) -> None:
+    async def start(self, state: ContainerState, containers: Containers) -> None:
         """The task: from ``StartRequested`` in the log to the end of the run."""
         core = self._core
         if self._before is not None:  # the run before this one has ended, and is being cleared away
@@ -93,17 +112,18 @@ class Supervisor:
         except LadingError as error:
             await self._failed(125, str(error))
         else:
-            await self._follow(kept)
-        await self._leave(remove)
+            await self._follow(kept, containers)
+        await self._leave(containers)
 
-    async def adopt(self, kept: KeptRun, remove: Callable[[], Awaitable[None]]) -> None:
+    async def adopt(self, kept: KeptRun, containers: Containers) -> None:
         """The task for a run that the keeper already has."""
         if self.process is not None:
+            self._attend(containers)
             self.begun.set()
-        await self._follow(kept)
-        await self._leave(remove)
+        await self._follow(kept, containers)
+        await self._leave(containers)
 
-    async def _follow(self, kept: KeptRun) -> None:
+    async def _follow(self, kept: KeptRun, containers: Containers) -> None:
         if not self.begun.is_set():
             await kept.begun.wait()
             if kept.failed is not None:
@@ -115,28 +135,51 @@ class Supervisor:
             self.process = ProcessId(boot_id(), kept.pid, kept.ticks)
             started = Started(self.run_number, self.process)
             if kept.ended.is_set() and not kept.lost:
-                await self._record(started, Exited(self.run_number, kept.code, kept.at))
-                self._over(kept.code)
-                self._core.link.forget(kept)
+                if self.again is None and self._core.log.get(SETTINGS, self.id) is None:
+                    await self._record(started, Exited(self.run_number, kept.code, kept.at))
+                    self._over(kept.code)
+                    self._core.link.forget(kept)
+                else:
+                    await self._record(started)
+                    await self._record_exit(kept)
                 return
             await self._record(started)
+            self._attend(containers)
             self.begun.set()
         await kept.ended.wait()
         if kept.lost:
             await self._lost()
             return
-        await self._record(Exited(self.run_number, kept.code, kept.at))
-        self._over(kept.code)
-        self._core.link.forget(kept)
+        await self._record_exit(kept)
 
-    async def _leave(self, remove: Callable[[], Awaitable[None]]) -> None:
+    def _attend(self, containers: Containers) -> None:
+        """Begin what the container asked for besides running."""
+        settings = self._core.settings(self.id)
+        if settings.deadline:
+            self._core.nursery.start_soon(self._keep_deadline, settings.deadline, containers)
+
+    async def _keep_deadline(self, deadline: int, containers: Containers) -> None:
+        """Stop the run ``deadline`` nanoseconds after it started."""
+        left = (self._core.state(self.id).started_at + deadline - time.time_ns()) / 1e9
+        with trio.move_on_after(max(left, 0)):
+            await self.ended.wait()
+            return
+        try:
+            await containers.command(self.id, StopContainer(), new_caller("deadline"))
+        except (WrongPhase, NotFound):
+            return  # it has just ended
+        await self.stop(signal_number(self._spec.stop_signal), self._spec.stop_timeout)
+
+    async def _leave(self, containers: Containers) -> None:
         """Take away what the run needed, and the container itself if it asked for that."""
         await self._clear()
         if self._core.live.get(self.id) is self:
             del self._core.live[self.id]
         self.done.set()
         if self._spec.auto_remove:
-            await remove()
+            await containers.auto_remove(self.id, self._caller)()
+        elif self._next is not None:
+            containers.go_on(self.id, self._next)
 
     async def _clear(self) -> None:
         try:
@@ -153,18 +196,48 @@ class Supervisor:
 
     # -- outcomes ---------------------------------------------------------------------------------------
 
-    async def _record(self, *events: ContainerEvent) -> None:
-        stream = container_stream(self.id)
-        await self._core.journal.append(
-            [Proposed(stream, event) for event in events],
-            actor=self._caller.actor,
-            command=self._caller.command,
+    async def _record(
+        self, *events: ContainerEvent, expect: int | None = None, caller: Caller | None = None
+    ) -> tuple[Record, ...]:
+        stream, caller = container_stream(self.id), caller or self._caller
+        return await self._core.journal.append(
+            [Proposed(stream, event, expect if number == 0 else None) for number, event in enumerate(events)],
+            actor=caller.actor,
+            command=caller.command,
             cause=self._cause,
         )
 
+    async def _record_exit(self, kept: KeptRun) -> None:
+        """Record how the run ended, together with what follows from it."""
+        await self._record_end(Exited(self.run_number, kept.code, kept.at))
+        self._over(kept.code)
+        self._core.link.forget(kept)
+
+    async def _record_end(self, end: Exited | StartFailed) -> None:
+        """Record ``end`` and what follows from it, decided again if the container changed meanwhile."""
+        while True:
+            state = self._core.state(self.id)
+            following = self._following(state, end)
+            try:
+                caller = self.again if following else None
+                records = await self._record(
+                    end, *following, expect=state.version if following else None, caller=caller
+                )
+            except Conflict:
+                continue
+            self._next = records[-1] if following else None
+            return
+
+    def _following(self, state: ContainerState, end: Exited | StartFailed) -> list[ContainerEvent]:
+        if self.again is None or state.phase is Phase.REMOVING or self._spec.auto_remove:
+            return follow_up(self._core, state, end)
+        if self._why_again:
+            return follow_up(self._core, state, end, self._why_again)
+        return [StartRequested(self.run_number + 1)]
+
     async def _failed(self, exit_code: int, why: str) -> None:
         await self._clear()
-        await self._record(StartFailed(self.run_number, exit_code, why))
+        await self._record_end(StartFailed(self.run_number, exit_code, why))
         self.error = CannotStart(self.id, exit_code, why)
         self._over(exit_code)
 
@@ -178,7 +251,9 @@ class Supervisor:
         core = self._core
         outcomes = recover(core.state(self.id), observe(core.paths, core.state(self.id), None))
         await end_remains(core.paths, await core.runtime(), self.id, self.process)
-        await self._record(*outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome, Exited):
+                await self._record_end(outcome)
         drop_exit_record(core.paths, self.id)
         self._over(core.state(self.id).exit_code)
 
@@ -194,13 +269,38 @@ class Supervisor:
         """Send signal ``number`` to the container's first process; False if it is gone."""
         return self.process is not None and send_signal(self.process, number)
 
+    def kill(self) -> None:
+        """Kill the first process, and with it the container, frozen or not."""
+        self.signal(_KILL)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Thaw the container if it is frozen: a frozen process heeds no signal."""
+        if is_frozen(self._core.paths, self.id):
+            thaw(self._core.paths, self.id)
+
     async def stop(self, number: int, timeout: float) -> None:
         """The task of a stop: ``number`` now, SIGKILL after ``timeout`` seconds unless negative."""
         self.signal(number)
+        self.go_on()
         with trio.move_on_after(timeout if timeout >= 0 else float("inf")):
             await self.ended.wait()
             return
-        self.signal(_KILL)
+        self.kill()
+
+    async def replace(self, why: str, caller: Caller) -> None:
+        """Stop the run, so that another one follows it, for ``why``."""
+        self.again, self._why_again = caller, why
+        try:
+            spec = self._spec
+            await self._core.journal.append(
+                [Proposed(container_stream(self.id), StopRequested(spec.stop_signal, spec.stop_timeout))],
+                actor=caller.actor,
+                command=caller.command,
+            )
+        except (WrongPhase, NotFound):
+            return  # it has just ended
+        await self.stop(signal_number(self._spec.stop_signal), self._spec.stop_timeout)
 
 
 def classify_failure(why: str) -> tuple[int, str]:

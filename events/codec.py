@@ -19,7 +19,7 @@ import attrs
 import msgpack
 from msgpack import packb, unpackb
 
-from lading.events import claims, compaction, container, image, store, transfer
+from lading.events import claims, compaction, container, execs, image, store, transfer, upkeep, volume
 from lading.events.construct import constructor
 from lading.events.envelope import Actor, Record
 from lading.events.errors import StoreCorrupt
@@ -58,11 +58,27 @@ SCHEMAS: dict[str, tuple[type[Any], int]] = {
     "container.start-failed": (container.StartFailed, 1),
     "container.stop-requested": (container.StopRequested, 1),
     "container.kill-requested": (container.KillRequested, 1),
-    "container.exited": (container.Exited, 1),
+    "container.exited": (container.Exited, 2),
     "container.renamed": (container.Renamed, 1),
     "container.remove-requested": (container.RemoveRequested, 1),
     "container.remove-failed": (container.RemoveFailed, 1),
     "container.removed": (container.Removed, 1),
+    "container.paused": (container.Paused, 1),
+    "container.unpaused": (container.Unpaused, 1),
+    "container.configured": (upkeep.Configured, 1),
+    "container.updated": (upkeep.Updated, 1),
+    "container.health-changed": (upkeep.HealthChanged, 1),
+    "container.restart-scheduled": (upkeep.RestartScheduled, 1),
+    "container.restart-cancelled": (upkeep.RestartCancelled, 1),
+    "container.rebased": (upkeep.Rebased, 1),
+    "exec.created": (execs.ExecCreated, 1),
+    "exec.requested": (execs.ExecRequested, 1),
+    "exec.exited": (execs.ExecExited, 1),
+    "volume.created": (volume.VolumeCreated, 1),
+    "volume.filled": (volume.VolumeFilled, 1),
+    "volume.remove-requested": (volume.VolumeRemoveRequested, 1),
+    "volume.removed": (volume.VolumeRemoved, 1),
+    "layer.sealed": (image.LayerSealed, 1),
     "layer.added": (image.LayerAdded, 1),
     "image.added": (image.ImageAdded, 1),
     "tag.set": (image.Tagged, 1),
@@ -103,17 +119,39 @@ _SINCE_0_3 = (
     "lease.released",
 )
 
+_SINCE_0_4 = (
+    "container.exited",
+    "container.paused",
+    "container.unpaused",
+    "container.configured",
+    "container.updated",
+    "container.health-changed",
+    "container.restart-scheduled",
+    "container.restart-cancelled",
+    "container.rebased",
+    "exec.created",
+    "exec.requested",
+    "exec.exited",
+    "volume.created",
+    "volume.filled",
+    "volume.remove-requested",
+    "volume.removed",
+    "layer.sealed",
+)
+
 RELEASES: dict[str, str] = dict.fromkeys(SCHEMAS, "0.1.0") | {
     "store.created": "0.2.0",
     "claim.taken": "0.2.0",
     "claim.released": "0.2.0",
     "log.compacted": "0.2.0",
     **dict.fromkeys(_SINCE_0_3, "0.3.0"),
+    **dict.fromkeys(_SINCE_0_4, "0.4.0"),
 }
 """Tag -> the first release that writes today's schema of it: what an older release says is needed."""
 
 UPCASTERS: dict[tuple[str, int], Callable[[list[Any]], list[Any]]] = {
     ("store.created", 1): lambda fields: [*fields, ""],  # the release was not recorded
+    ("container.exited", 1): lambda fields: [*fields, False],  # nobody looked
 }
 """(tag, schema) -> how its fields become those of schema + 1."""
 

@@ -11,18 +11,24 @@ from typing import TypeAlias, assert_never
 import attrs
 
 from lading.events.container import (
+    Configured,
     ContainerEvent,
     ContainerState,
     Created,
     KillRequested,
+    Paused,
     RemoveRequested,
     Renamed,
+    RestartCancelled,
     StartRequested,
     StopRequested,
+    Unpaused,
+    Updated,
     advance,
 )
 from lading.events.errors import WrongPhase
 from lading.events.ids import ContainerId, check_container_name
+from lading.events.settings import ContainerSettings, Resources, RestartPolicy
 from lading.events.signals import check_signal
 from lading.events.spec import ContainerSpec
 
@@ -30,12 +36,18 @@ __all__ = [
     "Command",
     "CreateContainer",
     "KillContainer",
+    "PauseContainer",
     "RemoveContainer",
     "RenameContainer",
     "StartContainer",
     "StopContainer",
+    "UnpauseContainer",
+    "UpdateContainer",
     "decide",
 ]
+
+
+_USUAL = ContainerSettings()
 
 
 @attrs.frozen
@@ -46,6 +58,7 @@ class CreateContainer:
     name: str
     spec: ContainerSpec
     start: bool = False
+    settings: ContainerSettings = _USUAL
 
 
 @attrs.frozen
@@ -69,6 +82,24 @@ class KillContainer:
 
 
 @attrs.frozen
+class PauseContainer:
+    """Its processes have been frozen: say so. Asked before the effect, too, to hear whether it is allowed."""
+
+
+@attrs.frozen
+class UnpauseContainer:
+    """Its processes go on: say so."""
+
+
+@attrs.frozen
+class UpdateContainer:
+    """Other limits, and another restart policy."""
+
+    resources: Resources
+    restart: RestartPolicy
+
+
+@attrs.frozen
 class RenameContainer:
     """Give it another name."""
 
@@ -83,7 +114,15 @@ class RemoveContainer:
 
 
 Command: TypeAlias = (
-    CreateContainer | StartContainer | StopContainer | KillContainer | RenameContainer | RemoveContainer
+    CreateContainer
+    | StartContainer
+    | StopContainer
+    | KillContainer
+    | PauseContainer
+    | UnpauseContainer
+    | UpdateContainer
+    | RenameContainer
+    | RemoveContainer
 )
 
 
@@ -94,25 +133,35 @@ def decide(state: ContainerState | None, command: Command) -> tuple[ContainerEve
     """
     if isinstance(command, CreateContainer):
         created = Created(command.container, check_container_name(command.name), command.spec)
-        return (created, StartRequested(1)) if command.start else (created,)
+        configured = (Configured(command.settings),) if command.settings != _USUAL else ()
+        return (created, *configured, StartRequested(1)) if command.start else (created, *configured)
     assert state is not None
     match command:
         case StartContainer():
             return (_allowed(state, StartRequested(state.run + 1), "start"),)
         case StopContainer():
             signal = check_signal(command.signal or state.spec.stop_signal)
+            if advance(state.phase, RestartCancelled) is not None:
+                return (RestartCancelled(),)
             timeout = state.spec.stop_timeout if command.timeout is None else command.timeout
             return (_allowed(state, StopRequested(signal, timeout), "stop", "it has no process to stop"),)
         case KillContainer():
             signal = check_signal(command.signal)
             return (_allowed(state, KillRequested(signal), "kill", "it has no process to signal"),)
+        case PauseContainer():
+            return (_allowed(state, Paused(), "pause"),)
+        case UnpauseContainer():
+            return (_allowed(state, Unpaused(), "unpause"),)
+        case UpdateContainer():
+            return (_allowed(state, Updated(command.resources, command.restart), "update"),)
         case RenameContainer():
             new = check_container_name(command.name)
             if new == state.name:
                 raise WrongPhase(state.id, f"already named {new}", "rename", "choose another name")
             return (_allowed(state, Renamed(state.name, new), "rename"),)
         case RemoveContainer():
-            if state.process is not None and not command.force:
+            restarts = advance(state.phase, RestartCancelled) is not None
+            if (state.process is not None or restarts) and not command.force:
                 raise WrongPhase(state.id, str(state.phase), "remove", "stop it first, or remove with force")
             return (_allowed(state, RemoveRequested(command.force), "remove"),)
         case _:

@@ -40,24 +40,33 @@ from lading.events.construct import constructor
 from lading.events.errors import WrongPhase
 from lading.events.ids import ContainerId
 from lading.events.spec import ContainerSpec, ProcessId
+from lading.events.upkeep import Configured, HealthChanged, Rebased, RestartCancelled, RestartScheduled, Updated
 
 __all__ = [
     "LIFECYCLE",
     "LIVE",
+    "Configured",
     "ContainerEvent",
     "ContainerState",
     "Created",
     "Exited",
+    "HealthChanged",
     "KillRequested",
+    "Paused",
     "Phase",
+    "Rebased",
     "RemoveFailed",
     "RemoveRequested",
     "Removed",
     "Renamed",
+    "RestartCancelled",
+    "RestartScheduled",
     "StartFailed",
     "StartRequested",
     "Started",
     "StopRequested",
+    "Unpaused",
+    "Updated",
     "advance",
     "evolve",
     "status",
@@ -70,8 +79,10 @@ class Phase(enum.StrEnum):
     CREATED = "created"
     STARTING = "starting"
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    RESTARTING = "restarting"
     REMOVING = "removing"
     DEAD = "dead"
     DELETED = "deleted"
@@ -131,13 +142,25 @@ class Exited:
 
     ``exit_code``: 0 to 255, 128 + n for death by signal n, and None when nobody was there to see it: unknown
     is never told as 0. ``at``: when, nanoseconds UTC, by the clock of who saw it; 0 if nobody did. ``why``
-    is empty for an exit that was seen, and says how the rest are known.
+    is empty for an exit that was seen, and says how the rest are known. ``oom``: the kernel killed a process of
+    it for want of memory.
     """
 
     run: int
     exit_code: int | None
     at: int
     why: str = ""
+    oom: bool = False
+
+
+@attrs.frozen
+class Paused:
+    """Outcome: every process of it is frozen."""
+
+
+@attrs.frozen
+class Unpaused:
+    """Outcome: its processes go on."""
 
 
 @attrs.frozen
@@ -177,6 +200,14 @@ ContainerEvent: TypeAlias = (
     | StopRequested
     | KillRequested
     | Exited
+    | Paused
+    | Unpaused
+    | RestartScheduled
+    | RestartCancelled
+    | Configured
+    | Updated
+    | HealthChanged
+    | Rebased
     | Renamed
     | RemoveRequested
     | RemoveFailed
@@ -186,32 +217,58 @@ ContainerEvent: TypeAlias = (
 LIFECYCLE: dict[Phase | None, dict[type[ContainerEvent], Phase]] = {
     None: {Created: Phase.CREATED},
     Phase.CREATED: {
+        Configured: Phase.CREATED,
         StartRequested: Phase.STARTING,
+        Updated: Phase.CREATED,
         Renamed: Phase.CREATED,
         RemoveRequested: Phase.REMOVING,
     },
     Phase.STARTING: {
         Started: Phase.RUNNING,
         StartFailed: Phase.STOPPED,
+        Updated: Phase.STARTING,
         Renamed: Phase.STARTING,
     },
     Phase.RUNNING: {
         StopRequested: Phase.STOPPING,
         KillRequested: Phase.RUNNING,
         Exited: Phase.STOPPED,
+        Paused: Phase.PAUSED,
+        HealthChanged: Phase.RUNNING,
+        Updated: Phase.RUNNING,
         Renamed: Phase.RUNNING,
+        RemoveRequested: Phase.REMOVING,
+    },
+    Phase.PAUSED: {
+        Unpaused: Phase.RUNNING,
+        StopRequested: Phase.STOPPING,
+        KillRequested: Phase.PAUSED,
+        Exited: Phase.STOPPED,
+        Updated: Phase.PAUSED,
+        Renamed: Phase.PAUSED,
         RemoveRequested: Phase.REMOVING,
     },
     Phase.STOPPING: {
         StopRequested: Phase.STOPPING,
         KillRequested: Phase.STOPPING,
         Exited: Phase.STOPPED,
+        Updated: Phase.STOPPING,
         Renamed: Phase.STOPPING,
         RemoveRequested: Phase.REMOVING,
     },
     Phase.STOPPED: {
         StartRequested: Phase.STARTING,
+        RestartScheduled: Phase.RESTARTING,
+        Rebased: Phase.STOPPED,
+        Updated: Phase.STOPPED,
         Renamed: Phase.STOPPED,
+        RemoveRequested: Phase.REMOVING,
+    },
+    Phase.RESTARTING: {
+        StartRequested: Phase.STARTING,
+        RestartCancelled: Phase.STOPPED,
+        Updated: Phase.RESTARTING,
+        Renamed: Phase.RESTARTING,
         RemoveRequested: Phase.REMOVING,
     },
     Phase.REMOVING: {
@@ -227,7 +284,7 @@ LIFECYCLE: dict[Phase | None, dict[type[ContainerEvent], Phase]] = {
     Phase.DELETED: {},
 }
 
-LIVE: frozenset[Phase] = frozenset({Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+LIVE: frozenset[Phase] = frozenset({Phase.STARTING, Phase.RUNNING, Phase.PAUSED, Phase.STOPPING})
 """The phases in which the container has or may have a process; ``ContainerState.process`` is the fact."""
 
 
@@ -271,6 +328,7 @@ def evolve(state: ContainerState | None, event: ContainerEvent, time: int) -> Co
         return _state(event.container, event.name, event.spec, phase, 1, time, 0, None, 0, 0, None, "")
     assert state is not None
     name, run, process = state.name, state.run, state.process
+    spec = state.spec
     started_at, finished_at = state.started_at, state.finished_at
     exit_code, error = state.exit_code, state.error
     match event:
@@ -287,14 +345,18 @@ def evolve(state: ContainerState | None, event: ContainerEvent, time: int) -> Co
             name = event.new
         case RemoveFailed():
             error = event.why
-        case StopRequested() | KillRequested() | RemoveRequested() | Removed():
+        case Rebased():
+            spec = attrs.evolve(spec, layers=(*spec.layers, event.chain))
+        case StopRequested() | KillRequested() | Paused() | Unpaused() | RemoveRequested() | Removed():
+            pass
+        case RestartScheduled() | RestartCancelled() | Configured() | Updated() | HealthChanged():
             pass
         case _:
             assert_never(event)
     return _state(
         state.id,
         name,
-        state.spec,
+        spec,
         phase,
         state.version + 1,
         state.created_at,
@@ -311,8 +373,10 @@ _STATUS = {
     Phase.CREATED: "created",
     Phase.STARTING: "created",
     Phase.RUNNING: "running",
+    Phase.PAUSED: "paused",
     Phase.STOPPING: "running",
     Phase.STOPPED: "exited",
+    Phase.RESTARTING: "restarting",
     Phase.REMOVING: "removing",
     Phase.DEAD: "dead",
     Phase.DELETED: "removing",
@@ -320,7 +384,7 @@ _STATUS = {
 
 
 def status(state: ContainerState) -> str:
-    """Docker's word for it: created, running, exited, removing or dead."""
+    """Docker's word for it: created, running, paused, restarting, exited, removing or dead."""
     word = _STATUS[state.phase]
     never_ran = state.started_at == 0
     return (

@@ -7,6 +7,7 @@ from typing import TypeAlias
 from lading.events.claims import ClaimReleased, ClaimTaken
 from lading.events.compaction import LogCompacted
 from lading.events.container import ContainerEvent
+from lading.events.execs import ExecEvent
 from lading.events.image import (
     ImageAdded,
     ImageRemoved,
@@ -15,6 +16,7 @@ from lading.events.image import (
     LayerPacked,
     LayerRemoved,
     LayerRemoveRequested,
+    LayerSealed,
     ManifestAdded,
     Pushed,
     Tagged,
@@ -29,11 +31,13 @@ from lading.events.transfer import (
     PullProgressed,
     PullRequested,
 )
+from lading.events.volume import VolumeEvent
 
 __all__ = ["Event", "ImageEvent", "TransferEvent"]
 
 ImageEvent: TypeAlias = (
     LayerAdded
+    | LayerSealed
     | LayerArchived
     | LayerPacked
     | LayerRemoveRequested
@@ -51,5 +55,13 @@ TransferEvent: TypeAlias = PullRequested | PullProgressed | PullFinished | PullF
 """Everything that is told of what is under way with them."""
 
 Event: TypeAlias = (
-    ContainerEvent | ImageEvent | TransferEvent | ClaimTaken | ClaimReleased | StoreCreated | LogCompacted
+    ContainerEvent
+    | ExecEvent
+    | VolumeEvent
+    | ImageEvent
+    | TransferEvent
+    | ClaimTaken
+    | ClaimReleased
+    | StoreCreated
+    | LogCompacted
 )

@@ -12,20 +12,29 @@ from typing import assert_never
 from lading.events.claims import Claim, ClaimReleased, ClaimTaken, claim_stream
 from lading.events.compaction import LogCompacted
 from lading.events.container import (
+    Configured,
     Created,
     Exited,
+    HealthChanged,
     KillRequested,
+    Paused,
+    Rebased,
     Removed,
     RemoveFailed,
     RemoveRequested,
     Renamed,
+    RestartCancelled,
+    RestartScheduled,
     Started,
     StartFailed,
     StartRequested,
     StopRequested,
+    Unpaused,
+    Updated,
 )
 from lading.events.envelope import Record
 from lading.events.errors import Invalid
+from lading.events.execs import ExecCreated, ExecEvent, exec_stream
 from lading.events.facts import ImageEvent, TransferEvent
 from lading.events.ids import (
     check_command_id,
@@ -45,12 +54,14 @@ from lading.events.image import (
     LayerPacked,
     LayerRemoved,
     LayerRemoveRequested,
+    LayerSealed,
     ManifestAdded,
     Pushed,
     Tagged,
     Untagged,
 )
 from lading.events.reference import parse_reference
+from lading.events.settings import ContainerSettings
 from lading.events.signals import signal_number
 from lading.events.store import ENGINE_STREAM, StoreCreated
 from lading.events.transfer import (
@@ -63,6 +74,7 @@ from lading.events.transfer import (
     lease_stream,
     pull_stream,
 )
+from lading.events.volume import VolumeCreated, VolumeEvent, VolumeFilled, check_volume_name, volume_stream
 
 __all__ = ["check_foreign"]
 
@@ -93,6 +105,10 @@ def _stream(record: Record, store: str) -> str:
             return _image_stream(event)
         case _ if isinstance(event, TransferEvent):
             return _transfer_stream(event, record.stream)
+        case _ if isinstance(event, ExecEvent):
+            return _exec_stream(event, record.stream)
+        case _ if isinstance(event, VolumeEvent):
+            return _volume_stream(event, record.stream)
         case ClaimTaken() | ClaimReleased():
             check_container_id(event.holder.removeprefix("container/"))
             return claim_stream(Claim(event.kind, event.name))
@@ -112,11 +128,41 @@ def _stream(record: Record, store: str) -> str:
             check_container_name(event.new)
         case Removed():
             check_container_name(event.name)
+        case Rebased():
+            check_digest(event.chain)
+        case Configured():
+            _check_settings(event.settings)
         case StartRequested() | Started() | StartFailed() | Exited() | RemoveRequested() | RemoveFailed():
+            pass
+        case Paused() | Unpaused() | Updated() | HealthChanged() | RestartScheduled() | RestartCancelled():
             pass
         case _:
             assert_never(event)
     return container_stream(check_container_id(record.stream.removeprefix("container/")))
+
+
+def _check_settings(settings: ContainerSettings) -> None:
+    for mount in settings.mounts:
+        if mount.kind == "volume":
+            check_volume_name(mount.source)
+    if settings.forked_from:
+        check_container_id(settings.forked_from)
+
+
+def _exec_stream(event: ExecEvent, stream: str) -> str:
+    identifier = stream.partition("/")[2]
+    check_container_id(identifier)  # the same form
+    if isinstance(event, ExecCreated):
+        check_container_id(event.container)
+        identifier = event.exec
+    return exec_stream(identifier)
+
+
+def _volume_stream(event: VolumeEvent, stream: str) -> str:
+    name = event.name if isinstance(event, VolumeCreated) else stream.partition("/")[2]
+    if isinstance(event, VolumeFilled):
+        check_container_id(event.container)
+    return volume_stream(check_volume_name(name))
 
 
 def _image_stream(event: ImageEvent) -> str:
@@ -130,6 +176,9 @@ def _image_stream(event: ImageEvent) -> str:
             return layer_stream(check_digest(event.chain))
         case LayerPacked():
             check_digest(event.digest)
+            return layer_stream(check_digest(event.chain))
+        case LayerSealed():
+            check_container_id(event.container)
             return layer_stream(check_digest(event.chain))
         case LayerRemoveRequested() | LayerRemoved():
             return layer_stream(check_digest(event.chain))

@@ -27,10 +27,12 @@ __all__ = [
     "LayerPacked",
     "LayerRemoveRequested",
     "LayerRemoved",
+    "LayerSealed",
     "LayerState",
     "ManifestAdded",
     "ManifestsState",
     "Pushed",
+    "SealedState",
     "TagState",
     "Tagged",
     "Untagged",
@@ -75,11 +77,31 @@ class LayerAdded:
 
 
 @attrs.frozen
+class LayerSealed:
+    """The layer, which was just added, was the writable layer of ``container`` and has not been read since.
+
+    Its diff id, its chain id and so the ids of its images are drawn at random: the real ones are found out when
+    somebody needs an archive of it, and belong to another layer and image, made then.
+    """
+
+    chain: ChainId
+    container: str
+
+
+@attrs.frozen
+class SealedState:
+    """Whose writable layer it was, and when it was sealed (nanoseconds UTC)."""
+
+    container: str
+    sealed_at: int
+
+
+@attrs.frozen
 class ImageAdded:
     """An image is complete: its config is in the blob store and all its layers are usable.
 
     ``layers``: chain ids, lowest first. ``created``: RFC 3339, from the config. ``origin``: how it came
-    here (``import``, ``load``, ``pull``), ``comment``: what its maker said.
+    here (``import``, ``load``, ``pull``, ``commit``), ``comment``: what its maker said.
     """
 
     image: ImageId

@@ -24,10 +24,12 @@ from lading.events.image import (
     LayerPacked,
     LayerRemoved,
     LayerRemoveRequested,
+    LayerSealed,
     LayerState,
     ManifestAdded,
     ManifestsState,
     Pushed,
+    SealedState,
     Tagged,
     TagState,
     Untagged,
@@ -52,6 +54,7 @@ __all__ = [
     "LEASES",
     "MANIFESTS",
     "PULLS",
+    "SEALED",
     "TAGS",
     "project_image",
     "project_transfer",
@@ -69,6 +72,8 @@ MANIFESTS = View("manifest", ManifestsState)
 """Image id -> the manifests that are kept for it."""
 GOING = View("going", GoingState)
 """Chain id -> a layer that is being moved into the trash."""
+SEALED = View("sealed", SealedState)
+"""Chain id -> a layer whose digest is not known yet."""
 PULLS = View("pull", PullState)
 """Pull id -> a pull that is under way."""
 LEASES = View("lease", LeaseState)
@@ -93,11 +98,15 @@ def project_image(event: ImageEvent, time: int, views: Views) -> None:
                     known, packed=event.digest, packed_size=event.size, packed_type=event.media_type
                 )
                 views.put(ARCHIVES, event.chain, packed)
+        case LayerSealed():
+            views.put(SEALED, event.chain, SealedState(event.container, time))
         case LayerRemoveRequested():
             if views.get(LAYERS, event.chain) is None:
                 raise NotFound("layer", event.chain)
             views.delete(LAYERS, event.chain)
             views.delete(ARCHIVES, event.chain)
+            if views.get(SEALED, event.chain) is not None:
+                views.delete(SEALED, event.chain)
             views.put(GOING, event.chain, GoingState(event.chain, time))
         case LayerRemoved():
             views.delete(GOING, event.chain)

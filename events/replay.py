@@ -17,9 +17,11 @@ from lading.events.codec import GENESIS, check_chain, decode_entry, record_of
 from lading.events.construct import constructor
 from lading.events.container import (
     Created,
+    Exited,
     Removed,
     evolve,
 )
+from lading.events.containerviews import SETTINGS, SUPERVISED, SUPERVISION, forget_upkeep, project_upkeep
 from lading.events.errors import Refused, StoreCorrupt
 from lading.events.ids import container_stream
 from lading.events.views import CLAIMS, CONTAINERS, MOVES, VIEWS, View, project
@@ -49,6 +51,7 @@ class Replay:
         self._checked = checked
         self._at = 0
         self._tables: dict[View[Any], dict[str, Any]] = {view: {} for view in VIEWS}
+        self._settings, self._supervision = self._tables[SETTINGS], self._tables[SUPERVISION]
 
     def feed(self, page: Iterable[tuple[int, bytes]]) -> None:
         """Fold ``page``: positions with their stored bytes, in order, going on from ``position``.
@@ -85,9 +88,15 @@ class Replay:
             kind = type(event)
             if kind in MOVES:
                 key = stream.removeprefix(_CONTAINER)
-                containers[key] = evolve(containers.get(key), event, entry[5])
+                before = containers.get(key)
+                containers[key] = evolve(before, event, entry[5])
                 if touched is not None:
                     touched[CONTAINERS, key] = position
+                if kind in SUPERVISED and (
+                    key in self._settings or key in self._supervision or (kind is Exited and event.oom)
+                ):
+                    self._at = position
+                    project_upkeep(self, key, event, before.phase if before else None, entry[5])
             elif kind is Created and _NAME + event.name not in self._tables[CLAIMS]:
                 key, name = event.container, _NAME + event.name
                 containers[key] = evolve(containers.get(key), event, entry[5])
@@ -100,6 +109,8 @@ class Replay:
                 if name in claims and claims[name].holder == stream:
                     del claims[name]
                 del containers[key]
+                self._at = position
+                forget_upkeep(self, key)
                 if touched is not None:
                     touched[CONTAINERS, key] = touched[CLAIMS, name] = position
             else:

@@ -10,19 +10,19 @@ code that was written for the class. Generated, the code is still what one would
 the order of the fields; for ``Exited``::
 
     def decode(plain):
-        if type(plain) is not list or len(plain) != 4:
-            raise _unlike('Exited', 4)
-        [run, exit_code, at, why] = plain
+        if type(plain) is not list or len(plain) != 5:
+            raise _unlike('Exited', 5)
+        [run, exit_code, at, why, oom] = plain
         if type(run) is not int:
             raise _wrong('Exited.run', 'int', run)
         if exit_code is not None:
             if type(exit_code) is not int:
                 raise _wrong('Exited.exit_code', 'int', exit_code)
         ...
-        return _make(run, exit_code, at, why)
+        return _make(run, exit_code, at, why, oom)
 
     def encode(value):
-        return [value.run, value.exit_code, value.at, value.why]
+        return [value.run, value.exit_code, value.at, value.why, value.oom]
 
 The source is made of the classes' own names and types, never of anything that was read. ``type(x) is int``
 and not ``isinstance``: True is no 1 on the wire. ``source_of`` shows it for any class.

@@ -17,6 +17,7 @@ from lading.events.container import (
     Created,
     Exited,
     KillRequested,
+    Paused,
     Removed,
     RemoveFailed,
     RemoveRequested,
@@ -25,10 +26,24 @@ from lading.events.container import (
     StartFailed,
     StartRequested,
     StopRequested,
+    Unpaused,
     evolve,
+)
+from lading.events.containerviews import (
+    CONTAINERS,
+    EXECS,
+    SETTINGS,
+    SUPERVISED,
+    SUPERVISION,
+    VOLUMES,
+    forget_upkeep,
+    project_exec,
+    project_upkeep,
+    project_volume,
 )
 from lading.events.envelope import Record
 from lading.events.errors import AlreadyExists, InUse
+from lading.events.execs import ExecEvent
 from lading.events.facts import ImageEvent, TransferEvent
 from lading.events.ids import ContainerId
 from lading.events.imageviews import (
@@ -39,17 +54,20 @@ from lading.events.imageviews import (
     LEASES,
     MANIFESTS,
     PULLS,
+    SEALED,
     TAGS,
     project_image,
     project_transfer,
 )
 from lading.events.store import StoreCreated
 from lading.events.view import Reader, View, Views
+from lading.events.volume import VolumeEvent
 
 __all__ = [
     "ARCHIVES",
     "CLAIMS",
     "CONTAINERS",
+    "EXECS",
     "GOING",
     "IMAGES",
     "LAYERS",
@@ -57,16 +75,19 @@ __all__ = [
     "MANIFESTS",
     "MOVES",
     "PULLS",
+    "SEALED",
+    "SETTINGS",
+    "SUPERVISED",
+    "SUPERVISION",
     "TAGS",
     "VIEWS",
+    "VOLUMES",
     "Reader",
     "View",
     "Views",
     "project",
 ]
 
-CONTAINERS = View("container", ContainerState)
-"""Container id -> its state, until it is deleted."""
 CLAIMS = View("claim", ClaimState)
 """``kind/name`` (``Claim.key``) -> whose it is."""
 
@@ -78,11 +99,13 @@ MOVES = frozenset(
         StopRequested,
         KillRequested,
         Exited,
+        Paused,
+        Unpaused,
         RemoveRequested,
         RemoveFailed,
     )
 )
-"""The events that change nothing but their container's own state."""
+"""The events that change their container's own state and, if they are in ``SUPERVISED``, its supervision's."""
 
 VIEWS: tuple[View[Any], ...] = (
     CONTAINERS,
@@ -95,6 +118,11 @@ VIEWS: tuple[View[Any], ...] = (
     GOING,
     PULLS,
     LEASES,
+    SETTINGS,
+    SUPERVISION,
+    EXECS,
+    VOLUMES,
+    SEALED,
 )
 
 
@@ -106,8 +134,7 @@ def project(record: Record, views: Views) -> None:
     """
     event = record.event
     if type(event) in MOVES:  # most of all events: looked up first
-        container = _container(record)
-        views.put(CONTAINERS, container, _advance(views, container, record))
+        _move(views, record)
         return
     match event:
         case Created():
@@ -118,6 +145,7 @@ def project(record: Record, views: Views) -> None:
             container = _container(record)
             _free(views, container_name(_advance(views, container, record).name), record.stream)
             views.delete(CONTAINERS, container)
+            forget_upkeep(views, container)
         case Renamed():
             container = _container(record)
             _claim(views, container_name(event.new), record.stream)
@@ -125,18 +153,12 @@ def project(record: Record, views: Views) -> None:
             if before is not None and before.name != event.new:
                 _free(views, container_name(before.name), record.stream)
             views.put(CONTAINERS, container, _advance(views, container, record))
-        case (
-            StartRequested()
-            | Started()
-            | StartFailed()
-            | StopRequested()
-            | KillRequested()
-            | Exited()
-            | RemoveRequested()
-            | RemoveFailed()
-        ):
-            container = _container(record)
-            views.put(CONTAINERS, container, _advance(views, container, record))
+        case _ if isinstance(event, ContainerEvent):
+            _move(views, record)
+        case _ if isinstance(event, ExecEvent):
+            project_exec(views, event, record)
+        case _ if isinstance(event, VolumeEvent):
+            project_volume(views, event, record)
         case ClaimTaken():
             _claim(views, Claim(event.kind, event.name), event.holder)
         case ClaimReleased():
@@ -149,6 +171,16 @@ def project(record: Record, views: Views) -> None:
             project_transfer(event, record, views)
         case _:
             assert_never(event)
+
+
+def _move(views: Views, record: Record) -> None:
+    """An event that changes one container and no name."""
+    container = _container(record)
+    event = cast("ContainerEvent", record.event)
+    before = views.get(CONTAINERS, container)
+    views.put(CONTAINERS, container, evolve(before, event, record.time))
+    if type(event) not in MOVES or type(event) in SUPERVISED:
+        project_upkeep(views, container, event, before.phase if before else None, record.time)
 
 
 def _container(record: Record) -> ContainerId:

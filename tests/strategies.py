@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, get_args
 
-import attrs
 from hypothesis import strategies as st
 
 from lading.events.claims import ClaimKind, ClaimReleased, ClaimTaken
 from lading.events.compaction import LogCompacted
 from lading.events.container import (
-    LIFECYCLE,
-    ContainerEvent,
     ContainerState,
     Created,
     Exited,
     KillRequested,
+    Paused,
     Phase,
     Removed,
     RemoveFailed,
@@ -26,10 +24,15 @@ from lading.events.container import (
     StartFailed,
     StartRequested,
     StopRequested,
-    evolve,
+    Unpaused,
 )
-from lading.events.envelope import Actor, Proposed, Record
-from lading.events.ids import container_stream, image_stream, layer_stream, tag_stream
+from lading.events.envelope import Actor, Record
+from lading.events.execs import (
+    ExecCreated,
+    ExecExited,
+    ExecRequested,
+    ExecSpec,
+)
 from lading.events.image import (
     ArchiveForm,
     ImageAdded,
@@ -40,13 +43,25 @@ from lading.events.image import (
     LayerPacked,
     LayerRemoved,
     LayerRemoveRequested,
+    LayerSealed,
     ManifestAdded,
     Pushed,
     Tagged,
     Untagged,
 )
+from lading.events.settings import (
+    ContainerSettings,
+    Device,
+    HealthCheck,
+    Mount,
+    MountKind,
+    Resources,
+    RestartName,
+    RestartPolicy,
+    Ulimit,
+)
 from lading.events.spec import ContainerSpec, ProcessId
-from lading.events.store import ENGINE_STREAM, StoreCreated
+from lading.events.store import StoreCreated
 from lading.events.transfer import (
     LeasePurpose,
     LeaseReleased,
@@ -55,6 +70,21 @@ from lading.events.transfer import (
     PullFinished,
     PullProgressed,
     PullRequested,
+)
+from lading.events.upkeep import (
+    Configured,
+    Health,
+    HealthChanged,
+    Rebased,
+    RestartCancelled,
+    RestartScheduled,
+    Updated,
+)
+from lading.events.volume import (
+    VolumeCreated,
+    VolumeFilled,
+    VolumeRemoved,
+    VolumeRemoveRequested,
 )
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -114,6 +144,57 @@ image_configs = st.builds(
     volumes=tuples(texts),
     stop_signal=texts,
 )
+resources = st.builds(
+    Resources,
+    memory=times,
+    memory_swap=small,
+    swappiness=st.integers(-1, 100),
+    oom_kill_disable=st.booleans(),
+    nano_cpus=times,
+    cpuset_cpus=texts,
+    pids=small,
+    read_bps=tuples(texts),
+)
+restart_policies = st.builds(RestartPolicy, name=st.sampled_from(get_args(RestartName)), maximum=times)
+mounts = st.builds(
+    Mount,
+    kind=st.sampled_from(get_args(MountKind)),
+    source=container_names,
+    target=texts,
+    read_only=st.booleans(),
+    copy=st.booleans(),
+    size=times,
+    options=tuples(texts),
+    anonymous=st.booleans(),
+)
+container_settings = st.builds(
+    ContainerSettings,
+    tty=st.booleans(),
+    resources=resources,
+    restart=restart_policies,
+    health=st.none() | st.builds(HealthCheck, test=tuples(texts), interval=times, retries=times),
+    deadline=times,
+    mounts=st.lists(mounts, max_size=2).map(tuple),
+    cap_add=tuples(texts),
+    seccomp=texts,
+    masked=st.none() | tuples(texts),
+    devices=st.lists(st.builds(Device, path=texts, target=texts), max_size=2).map(tuple),
+    ulimits=st.lists(st.builds(Ulimit, name=texts, soft=small, hard=small), max_size=2).map(tuple),
+    sysctls=labels,
+    oom_score=st.integers(-1000, 1000),
+    log_size=times,
+    forked_from=st.just("") | container_ids,
+)
+exec_specs = st.builds(
+    ExecSpec,
+    args=tuples(texts),
+    env=tuples(texts),
+    working_dir=texts,
+    user=texts,
+    tty=st.booleans(),
+    stdin=st.booleans(),
+    privileged=st.booleans(),
+)
 actors = st.builds(
     Actor,
     uid=st.none() | st.integers(0, 2**32 - 1),
@@ -136,7 +217,27 @@ EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
     StartFailed: st.builds(StartFailed, run=counts, exit_code=exit_codes, why=texts),
     StopRequested: st.builds(StopRequested, signal=signals, timeout=small),
     KillRequested: st.builds(KillRequested, signal=signals),
-    Exited: st.builds(Exited, run=counts, exit_code=st.none() | exit_codes, at=times, why=texts),
+    Exited: st.builds(
+        Exited, run=counts, exit_code=st.none() | exit_codes, at=times, why=texts, oom=st.booleans()
+    ),
+    Paused: st.builds(Paused),
+    Unpaused: st.builds(Unpaused),
+    Configured: st.builds(Configured, settings=container_settings),
+    Updated: st.builds(Updated, resources=resources, restart=restart_policies),
+    HealthChanged: st.builds(HealthChanged, run=counts, health=st.sampled_from(get_args(Health)), why=texts),
+    RestartScheduled: st.builds(RestartScheduled, delay=st.integers(0, 2**40), streak=times, why=texts),
+    RestartCancelled: st.builds(RestartCancelled),
+    Rebased: st.builds(Rebased, chain=digests),
+    ExecCreated: st.builds(ExecCreated, exec=hexes(64), container=container_ids, run=counts, spec=exec_specs),
+    ExecRequested: st.builds(ExecRequested),
+    ExecExited: st.builds(ExecExited, exit_code=st.none() | exit_codes, why=texts),
+    VolumeCreated: st.builds(
+        VolumeCreated, name=container_names, labels=labels, options=labels, anonymous=st.booleans()
+    ),
+    VolumeFilled: st.builds(VolumeFilled, container=container_ids),
+    VolumeRemoveRequested: st.builds(VolumeRemoveRequested),
+    VolumeRemoved: st.builds(VolumeRemoved),
+    LayerSealed: st.builds(LayerSealed, chain=digests, container=container_ids),
     Renamed: st.builds(Renamed, old=container_names, new=container_names),
     RemoveRequested: st.builds(RemoveRequested, force=st.booleans()),
     RemoveFailed: st.builds(RemoveFailed, why=texts),
@@ -221,153 +322,3 @@ records = st.builds(
     chain=st.just(b""),
 )
 """Records as the log would make them, except that their chain is not computed."""
-
-
-def next_event(draw: Draw, kind: type[Any], state: ContainerState, free: Sequence[str]) -> ContainerEvent:
-    """An event of type ``kind`` that fits ``state``: its runs, names and so on are the right ones."""
-    if kind is StartRequested:
-        return StartRequested(state.run + 1)
-    if kind is Started:
-        return Started(state.run, draw(process_ids))
-    if kind is StartFailed:
-        return StartFailed(state.run, draw(exit_codes), draw(texts))
-    if kind is Exited:
-        return Exited(state.run, draw(st.none() | exit_codes), draw(times), draw(texts))
-    if kind is Renamed:
-        return Renamed(state.name, draw(st.sampled_from(free)))
-    if kind is Removed:
-        return Removed(state.name)
-    event: ContainerEvent = draw(EVENTS[kind])
-    return event
-
-
-NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
-TAGS = ("docker.io/library/a:1", "docker.io/library/b:1", "docker.io/library/a:2")
-
-
-@st.composite
-def histories(draw: Draw, most: int = 25) -> list[tuple[Proposed, ...]]:
-    """Members for one log, from its first record on, every one of which is allowed where it stands."""
-    members: list[tuple[Proposed, ...]] = [(Proposed(ENGINE_STREAM, StoreCreated("0" * 32, 1), 0),)]
-    states: dict[str, ContainerState] = {}
-    versions: dict[str, int] = {}
-    images: list[str] = []
-    layers: list[str] = []
-    tags: dict[str, str] = {}
-
-    def propose(stream: str, event: Any) -> Proposed:
-        expect = draw(st.sampled_from((None, versions.get(stream, 0))))
-        versions[stream] = versions.get(stream, 0) + 1
-        return Proposed(stream, event, expect)
-
-    def container() -> Proposed | None:
-        free = [name for name in NAMES if all(state.name != name for state in states.values())]
-        which = draw(st.sampled_from((None, *states))) if states else None
-        if which is None:
-            if not free:
-                return None
-            which = draw(container_ids)
-            if which in states or container_stream(which) in versions:
-                return None
-            event: ContainerEvent = Created(which, draw(st.sampled_from(free)), draw(specs))
-            states[which] = evolve(None, event, 1)
-            return propose(container_stream(which), event)
-        state = states[which]
-        kinds = [kind for kind in LIFECYCLE[state.phase] if kind is not Renamed or free]
-        if state.process is not None:  # an outcome of its removal comes after the process's end
-            kinds = [kind for kind in kinds if kind not in (Removed, RemoveFailed)]
-        event = next_event(draw, draw(st.sampled_from(kinds)), state, free)
-        states[which] = evolve(state, event, 1)
-        if states[which].phase is Phase.DELETED:
-            del states[which]
-        return propose(container_stream(which), event)
-
-    def layer() -> Proposed:
-        event = draw(EVENTS[LayerAdded])
-        # So that the sizes of an image's layers never add up to more than 64 bits, which can't be stored.
-        event = attrs.evolve(event, disk_bytes=event.disk_bytes >> 8)
-        layers.append(event.chain)
-        return propose(layer_stream(event.chain), event)
-
-    def image() -> Proposed | None:
-        event = draw(EVENTS[ImageAdded])
-        if event.image in images:
-            return None
-        chosen = draw(st.lists(st.sampled_from(layers), unique=True)) if layers else []
-        event = ImageAdded(event.image, tuple(chosen), event.diff_ids, event.config, *["x"] * 5)
-        images.append(event.image)
-        return propose(image_stream(event.image), event)
-
-    def tag() -> Proposed | None:
-        if not images:
-            return None
-        name, target = draw(st.sampled_from(TAGS)), draw(st.sampled_from(images))
-        event = Tagged(name, target, tags.get(name, ""))
-        tags[name] = target
-        return propose(tag_stream(name), event)
-
-    def untag() -> Proposed | None:
-        if not tags:
-            return None
-        name = draw(st.sampled_from(sorted(tags)))
-        return propose(tag_stream(name), Untagged(name, tags.pop(name)))
-
-    def unneeded() -> Proposed | None:
-        """An image goes without its name, or a layer."""
-        free = sorted(set(images) - set(tags.values()))
-        if free and draw(st.booleans()):
-            images.remove(which := draw(st.sampled_from(free)))
-            return propose(image_stream(which), ImageRemoved(which))
-        if not layers:
-            return None
-        layers.remove(chain := draw(st.sampled_from(layers)))
-        while chain in layers:
-            layers.remove(chain)
-        going.append(chain)
-        return propose(layer_stream(chain), LayerRemoveRequested(chain))
-
-    def kept() -> Proposed | None:
-        kinds = [
-            LayerArchived,
-            LayerPacked,
-            *([LayerRemoved] if going else []),
-            *([ManifestAdded] if images else []),
-        ]
-        event = draw(EVENTS[draw(st.sampled_from(kinds))])
-        if isinstance(event, ManifestAdded):
-            event = attrs.evolve(event, image=draw(st.sampled_from(images)))
-            return propose(image_stream(event.image), event)
-        if isinstance(event, LayerRemoved):
-            event = LayerRemoved(going.pop())
-        elif layers:
-            event = attrs.evolve(event, chain=draw(st.sampled_from(layers)))
-        return propose(layer_stream(event.chain), event)
-
-    def transfer() -> Proposed | None:
-        """A pull or a lease goes on, or another begins."""
-        which = draw(st.sampled_from((None, *under_way))) if under_way else None
-        if which is None:
-            kind = draw(st.sampled_from((PullRequested, LeaseTaken)))
-            which = f"{'pull' if kind is PullRequested else 'lease'}/{draw(hexes(32))}"
-            if which in versions:
-                return None
-            under_way.append(which)
-            event = draw(EVENTS[kind])
-            if isinstance(event, PullRequested):
-                event = attrs.evolve(event, reference=draw(st.sampled_from(TAGS)))
-            return propose(which, event)
-        kinds = (PullProgressed, PullFinished, PullFailed) if which.startswith("pull/") else (LeaseReleased,)
-        kind = draw(st.sampled_from(kinds))
-        if kind is not PullProgressed:
-            under_way.remove(which)
-        return propose(which, draw(EVENTS[kind]))
-
-    going: list[str] = []
-    under_way: list[str] = []
-    often = (container, container, container, layer, image, tag)
-    for _ in range(draw(st.integers(0, most))):
-        makers = draw(st.lists(st.sampled_from((*often, untag, unneeded, kept, transfer)), min_size=1, max_size=3))
-        member = tuple(made for make in makers if (made := make()) is not None)
-        if member:
-            members.append(member)
-    return members

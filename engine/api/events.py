@@ -28,7 +28,9 @@ from lading.engine.queries import labels_fit
 from lading.events.container import (
     Created,
     Exited,
+    HealthChanged,
     KillRequested,
+    Paused,
     Phase,
     Removed,
     RemoveRequested,
@@ -37,6 +39,8 @@ from lading.events.container import (
     StartFailed,
     StartRequested,
     StopRequested,
+    Unpaused,
+    Updated,
 )
 from lading.events.envelope import Record
 from lading.events.ids import container_stream, image_stream
@@ -213,7 +217,17 @@ class _Translator:
                 yield told("create")
             case Started():
                 yield told("start")
+            case Paused():
+                yield told("pause")
+            case Unpaused():
+                yield told("unpause")
+            case Updated():
+                yield told("update")
+            case HealthChanged():
+                yield told(f"health_status: {event.health}")
             case Exited():
+                if event.oom:
+                    yield told("oom")
                 code = UNKNOWN_EXIT if event.exit_code is None else event.exit_code
                 began = before.started_at if before else record.time
                 lasted = max((event.at or record.time) - began, 0) // 1_000_000_000
@@ -239,7 +253,7 @@ def _fits(event: _Event, filters: Filters) -> bool:
             case "type":
                 fits = event.kind in values
             case "event":
-                fits = event.action in values
+                fits = event.action in values or event.action.partition(":")[0] in values
             case "container":
                 own = (event.id, event.attributes.get("name", ""))
                 fits = event.kind == "container" and any(

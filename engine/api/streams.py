@@ -15,7 +15,6 @@ import attrs
 import trio
 
 from lading.engine.api.request import instant_of, stream_type
-from lading.engine.api.waits import next_run, wait_begun
 from lading.engine.api.words import stamp
 from lading.engine.core import Core
 from lading.engine.engine import Engine
@@ -26,6 +25,7 @@ from lading.engine.link import ContainerInput
 from lading.engine.nursery import open_bare_nursery
 from lading.engine.output import LogPiece, OutputReader
 from lading.engine.supervisor import Supervisor
+from lading.engine.waiting import next_run, wait_begun
 from lading.events.container import Phase
 from lading.events.errors import EngineClosed
 

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lading.engine.container import Container
-    from lading.engine.containers import Completed, Containers
+    from lading.engine.containers import Containers
     from lading.engine.core import Caller
     from lading.engine.engine import Engine, open_engine
     from lading.engine.follow import CaughtUp, FellBehind
     from lading.engine.images import Images
     from lading.engine.loading import Loaded
+    from lading.engine.mapping import Mapped
     from lading.engine.output import LogPiece
     from lading.engine.progress import Progress
     from lading.engine.prune import Pruned
     from lading.engine.pushes import PushResult
     from lading.engine.queries import PastEngine
     from lading.engine.registry import Credentials, RegistrySettings
+    from lading.engine.running import Completed
     from lading.engine.untag import Removal
     from lading.engine.usage import DiskUsage, ImageUsage
     from lading.events import errors
@@ -33,6 +35,15 @@ if TYPE_CHECKING:
     from lading.events.envelope import Actor, Record
     from lading.events.errors import LadingError
     from lading.events.image import ImageConfig, ImageState
+    from lading.events.settings import (
+        ContainerSettings,
+        Device,
+        HealthCheck,
+        Mount,
+        Resources,
+        RestartPolicy,
+        Ulimit,
+    )
     from lading.storage.plan import Limits
     from lading.storage.store import read_log
 
@@ -42,12 +53,15 @@ __all__ = [
     "CaughtUp",
     "Completed",
     "Container",
+    "ContainerSettings",
     "ContainerState",
     "Containers",
     "Credentials",
+    "Device",
     "DiskUsage",
     "Engine",
     "FellBehind",
+    "HealthCheck",
     "ImageConfig",
     "ImageState",
     "ImageUsage",
@@ -56,6 +70,8 @@ __all__ = [
     "Limits",
     "Loaded",
     "LogPiece",
+    "Mapped",
+    "Mount",
     "PastEngine",
     "Progress",
     "Pruned",
@@ -63,6 +79,9 @@ __all__ = [
     "Record",
     "RegistrySettings",
     "Removal",
+    "Resources",
+    "RestartPolicy",
+    "Ulimit",
     "errors",
     "open_engine",
     "read_log",
@@ -72,14 +91,17 @@ _HOME = {
     "Actor": "lading.events.envelope",
     "Caller": "lading.engine.core",
     "CaughtUp": "lading.engine.follow",
-    "Completed": "lading.engine.containers",
+    "Completed": "lading.engine.running",
     "Container": "lading.engine.container",
+    "ContainerSettings": "lading.events.settings",
     "ContainerState": "lading.events.container",
     "Containers": "lading.engine.containers",
     "Credentials": "lading.engine.registry",
+    "Device": "lading.events.settings",
     "DiskUsage": "lading.engine.usage",
     "Engine": "lading.engine.engine",
     "FellBehind": "lading.engine.follow",
+    "HealthCheck": "lading.events.settings",
     "ImageConfig": "lading.events.image",
     "ImageState": "lading.events.image",
     "ImageUsage": "lading.engine.usage",
@@ -88,6 +110,8 @@ _HOME = {
     "Limits": "lading.storage.plan",
     "Loaded": "lading.engine.loading",
     "LogPiece": "lading.engine.output",
+    "Mapped": "lading.engine.mapping",
+    "Mount": "lading.events.settings",
     "PastEngine": "lading.engine.queries",
     "Progress": "lading.engine.progress",
     "Pruned": "lading.engine.prune",
@@ -95,6 +119,9 @@ _HOME = {
     "Record": "lading.events.envelope",
     "RegistrySettings": "lading.engine.registry",
     "Removal": "lading.engine.untag",
+    "Resources": "lading.events.settings",
+    "RestartPolicy": "lading.events.settings",
+    "Ulimit": "lading.events.settings",
     "open_engine": "lading.engine.engine",
     "read_log": "lading.storage.store",
 }

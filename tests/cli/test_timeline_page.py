@@ -15,9 +15,9 @@ import past
 import pytest
 from browser import Browser, alive, open_browser
 from cli_program import Cli
+from histories import histories
 from hypothesis import given, settings
 from plainviews import MemoryViews
-from strategies import histories
 
 from lading.engine.cli.page.data import plain_state
 from lading.engine.cli.page.document import write_page

@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 import pytest
+from histories import histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plainviews import MemoryViews
-from strategies import histories
 
 from lading.events.claims import ClaimState
 from lading.events.container import Created

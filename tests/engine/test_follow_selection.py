@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import strategies as own
 import trio
 from growing import SPEC, STREAM, grow
+from histories import histories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ choices = st.fixed_dictionaries(
 
 @pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-@given(own.histories(), choices, st.integers(0, 20), st.data())
+@given(histories(), choices, st.integers(0, 20), st.data())
 def test_a_selection_gives_what_a_plain_fold_of_the_log_gives(
     tmp_path_factory: pytest.TempPathFactory, members: Any, words: Any, after: int, data: st.DataObject
 ) -> None:

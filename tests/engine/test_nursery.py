@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 
@@ -12,27 +14,36 @@ async def _fails() -> None:
     raise ValueError("the only error")
 
 
+async def _in_bare_nursery(*functions: Callable[[], Awaitable[None]]) -> None:
+    async with open_bare_nursery() as nursery:
+        for function in functions:
+            nursery.start_soon(function)
+
+
 async def test_one_error_comes_out_as_it_was_raised() -> None:
     with pytest.raises(ValueError, match="the only error"):
-        async with open_bare_nursery() as nursery:
-            nursery.start_soon(_fails)
+        await _in_bare_nursery(_fails)
 
 
 async def test_several_errors_come_as_a_group() -> None:
     with pytest.raises(ExceptionGroup) as caught:
-        async with open_bare_nursery() as nursery:
-            nursery.start_soon(_fails)
-            nursery.start_soon(_fails)
+        await _in_bare_nursery(_fails, _fails)
     assert len(caught.value.exceptions) == 2
 
 
 async def test_an_error_beside_a_cancel_from_outside_is_bare_too() -> None:
-    with pytest.raises(ValueError, match="the only error"), trio.CancelScope() as outside:
-        async with open_bare_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            await trio.lowlevel.checkpoint()
-            outside.cancel()
-            await _fails()
+    outside = trio.CancelScope()
+
+    async def fails_when_cancelled() -> None:
+        outside.cancel()
+        await _fails()
+
+    async def both() -> None:
+        with outside:
+            await _in_bare_nursery(trio.sleep_forever, fails_when_cancelled)
+
+    with pytest.raises(ValueError, match="the only error"):
+        await both()
 
 
 async def test_a_cancel_from_outside_alone_stays_one() -> None:

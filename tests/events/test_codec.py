@@ -22,6 +22,7 @@ from lading.events.container import (
     Created,
     Exited,
     KillRequested,
+    Paused,
     Removed,
     RemoveFailed,
     RemoveRequested,
@@ -30,9 +31,11 @@ from lading.events.container import (
     StartFailed,
     StartRequested,
     StopRequested,
+    Unpaused,
 )
 from lading.events.envelope import UNKNOWN, Actor, Record
 from lading.events.errors import StoreCorrupt
+from lading.events.execs import ExecCreated, ExecExited, ExecRequested, ExecSpec
 from lading.events.image import (
     ImageAdded,
     ImageConfig,
@@ -42,10 +45,20 @@ from lading.events.image import (
     LayerPacked,
     LayerRemoved,
     LayerRemoveRequested,
+    LayerSealed,
     ManifestAdded,
     Pushed,
     Tagged,
     Untagged,
+)
+from lading.events.settings import (
+    ContainerSettings,
+    Device,
+    HealthCheck,
+    Mount,
+    Resources,
+    RestartPolicy,
+    Ulimit,
 )
 from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import StoreCreated
@@ -57,6 +70,15 @@ from lading.events.transfer import (
     PullProgressed,
     PullRequested,
 )
+from lading.events.upkeep import (
+    Configured,
+    HealthChanged,
+    Rebased,
+    RestartCancelled,
+    RestartScheduled,
+    Updated,
+)
+from lading.events.volume import VolumeCreated, VolumeFilled, VolumeRemoved, VolumeRemoveRequested
 
 GOLDEN_FILE = Path(__file__).parent.parent / "golden" / "records.json"
 GOLDEN: dict[str, str] = json.loads(GOLDEN_FILE.read_text())
@@ -95,6 +117,66 @@ CONFIG = ImageConfig(
     volumes=("/data",),
     stop_signal="SIGINT",
 )
+RESOURCES = Resources(
+    memory=2**29,
+    memory_reservation=2**28,
+    memory_swap=-1,
+    swappiness=10,
+    oom_kill_disable=True,
+    cpu_shares=512,
+    cpu_period=100_000,
+    cpu_quota=50_000,
+    nano_cpus=1_500_000_000,
+    cpuset_cpus="0-1",
+    cpuset_mems="0",
+    pids=64,
+    blkio_weight=300,
+    read_bps=("/dev/sda:1048576",),
+    write_bps=("/dev/sda:2097152",),
+    read_iops=("/dev/sda:100",),
+    write_iops=("/dev/sda:200",),
+)
+SETTINGS = ContainerSettings(
+    tty=True,
+    init=True,
+    resources=RESOURCES,
+    restart=RestartPolicy("on-failure", 5),
+    health=HealthCheck(("CMD-SHELL", "true"), 10**9, 2 * 10**9, 3 * 10**9, 4 * 10**9, 7),
+    restart_unhealthy=True,
+    deadline=60 * 10**9,
+    mounts=(
+        Mount("bind", "/srv", "/data", True, False, "", "rslave", False),
+        Mount("volume", "cache", "/cache", subpath="a/b", anonymous=True),
+        Mount("tmpfs", "", "/scratch", size=2**20, mode=0o1777, options=("exec",)),
+    ),
+    shm_size=2**20,
+    privileged=True,
+    cap_add=("NET_ADMIN",),
+    cap_drop=("ALL",),
+    no_new_privileges=True,
+    seccomp="unconfined",
+    masked=("/proc/kcore",),
+    readonly=(),
+    devices=(Device("/dev/fuse", "/dev/fuse", "rw"),),
+    device_rules=("c 10:229 rwm",),
+    groups=("video", "44"),
+    ulimits=(Ulimit("nofile", 1024, 4096),),
+    sysctls={"net.core.somaxconn": "64"},
+    oom_score=-500,
+    domainname="example.org",
+    extra_hosts=("db:10.0.0.2",),
+    dns=("10.0.0.1",),
+    dns_search=("example.org",),
+    dns_options=("ndots:2",),
+    pid_mode="host",
+    ipc_mode="host",
+    uts_mode="host",
+    cgroupns_mode="host",
+    log_size=2**20,
+    log_files=3,
+    volumes=("/cache",),
+    forked_from="7b" * 32,
+)
 EXAMPLES: tuple[Any, ...] = (
     StoreCreated("0f" * 16, 2, "0.2.0"),
     Created("7a" * 32, "web", SPEC),
@@ -103,7 +185,28 @@ EXAMPLES: tuple[Any, ...] = (
     StartFailed(2, 127, 'exec: "nope": not found'),
     StopRequested("SIGTERM", 10),
     KillRequested("SIGHUP"),
-    Exited(1, None, 0, "the machine was rebooted"),
+    Exited(1, None, 0, "the machine was rebooted", True),
+    Paused(),
+    Unpaused(),
+    Configured(SETTINGS),
+    Updated(RESOURCES, RestartPolicy("always")),
+    HealthChanged(3, "unhealthy", "connection refused"),
+    RestartScheduled(800_000_000, 3, "unhealthy"),
+    RestartCancelled(),
+    Rebased(LAYERS[1]),
+    ExecCreated(
+        "8c" * 32,
+        "7a" * 32,
+        2,
+        ExecSpec(("ls", "-l"), ("A=1",), "/srv", "1000", True, True, False, False, True),
+    ),
+    ExecRequested(),
+    ExecExited(None, "its keeper was gone"),
+    VolumeCreated("data", {"a": "1"}, {"type": "tmpfs"}, True),
+    VolumeFilled("7a" * 32),
+    VolumeRemoveRequested(),
+    VolumeRemoved(),
+    LayerSealed(LAYERS[1], "7a" * 32),
     Renamed("web", "api"),
     RemoveRequested(True),
     RemoveFailed("device busy"),
@@ -340,7 +443,7 @@ def test_every_field_of_every_event_has_its_type_or_is_corrupt(event: Any) -> No
             assert body_of(again)[11] == body[11]
             nullable = attrs.fields(type(event))[place].name == "exit_code"
             assert type(stranger) is type(value) or (nullable and type(stranger) in (int, type(None)))
-    for wrong in (fields[:-1], [*fields, 0], [fields], {}, None):
+    for wrong in ([*fields, 0], [fields], {}, None, *([fields[:-1]] if fields else [])):
         body = body_of(example_record(event))
         body[11] = wrong
         with pytest.raises(StoreCorrupt, match="at position 300"):

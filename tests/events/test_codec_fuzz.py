@@ -23,9 +23,11 @@ from lading.events.codec import GENESIS, decode_record, decode_state, encode_rec
 from lading.events.container import ContainerState
 from lading.events.envelope import Record
 from lading.events.errors import StoreCorrupt
+from lading.events.execs import ExecCreated, evolve_exec
 from lading.events.ids import ChainId
 from lading.events.image import GoingState
-from lading.events.views import GOING, VIEWS, project
+from lading.events.upkeep import Configured, SupervisionState
+from lading.events.views import EXECS, GOING, SETTINGS, SUPERVISION, VIEWS, project
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "records.json").read_text())
 BODIES = tuple(bytes.fromhex(stored)[:-32] for stored in GOLDEN.values())
@@ -38,8 +40,18 @@ def golden_states() -> Iterator[tuple[type[Any], bytes]]:
     """A state of each view, with its class."""
     views = MemoryViews()
     images = ("layer.added/1", "layer.archived/1", "image.added/1", "image.manifest-added/1", "tag.set/1")
-    for key in ("container.created/1", *images, "pull.requested/1", "lease.taken/1"):
+    others = ("pull.requested/1", "lease.taken/1", "volume.created/1", "layer.sealed/1")
+    for key in ("container.created/1", *images, *others):
         project(decode_record(bytes.fromhex(GOLDEN[key]), POSITION), views)
+    configured = decode_record(bytes.fromhex(GOLDEN["container.configured/1"]), POSITION).event
+    execution = decode_record(bytes.fromhex(GOLDEN["exec.created/1"]), POSITION).event
+    assert isinstance(configured, Configured)
+    assert isinstance(execution, ExecCreated)
+    views.put(SETTINGS, "x", configured.settings)
+    views.put(SUPERVISION, "x", SupervisionState(1, 2, 3, True, True, "unhealthy"))
+    running = evolve_exec(None, execution, 1)
+    assert running is not None
+    views.put(EXECS, "x", running)
     views.put(GOING, "x", GoingState(ChainId("x"), 1))
     for view, _, state in views.items():
         yield view.state, encode_state(state)

@@ -10,30 +10,39 @@ import pytest
 from lading.events.commands import (
     CreateContainer,
     KillContainer,
+    PauseContainer,
     RemoveContainer,
     RenameContainer,
     StartContainer,
     StopContainer,
+    UnpauseContainer,
+    UpdateContainer,
     decide,
 )
 from lading.events.container import (
+    Configured,
     ContainerState,
     Created,
     KillRequested,
+    Paused,
     Phase,
     RemoveRequested,
     Renamed,
+    RestartCancelled,
     StartRequested,
     StopRequested,
+    Unpaused,
+    Updated,
     evolve,
 )
 from lading.events.errors import Invalid, WrongPhase
+from lading.events.settings import ContainerSettings, Resources, RestartPolicy
 from lading.events.spec import ContainerSpec, ProcessId
 
 ID = "0123456789ab" + "f" * 52
 SPEC = ContainerSpec("sha256:" + "a" * 64, "app", (), ("sleep",), stop_signal="SIGQUIT", stop_timeout=3)
 PROCESS = ProcessId("boot", 7, 70)
-RUNS = (Phase.RUNNING, Phase.STOPPING)
+RUNS = (Phase.RUNNING, Phase.PAUSED, Phase.STOPPING)
 
 
 def state_in(phase: Phase) -> ContainerState:
@@ -41,12 +50,27 @@ def state_in(phase: Phase) -> ContainerState:
 
 
 COMMANDS: dict[str, tuple[Any, str, Any]] = {
-    "start": (StartContainer(), "created stopped", StartRequested(5)),
-    "stop": (StopContainer(), "running stopping", StopRequested("SIGQUIT", 3)),
-    "kill": (KillContainer(), "running stopping", KillRequested("SIGKILL")),
-    "rename": (RenameContainer("api"), "created starting running stopping stopped dead", Renamed("web", "api")),
+    "start": (StartContainer(), "created stopped restarting", StartRequested(5)),
+    "stop": (StopContainer(), "running paused stopping", StopRequested("SIGQUIT", 3)),
+    "kill": (KillContainer(), "running paused stopping", KillRequested("SIGKILL")),
+    "pause": (PauseContainer(), "running", Paused()),
+    "unpause": (UnpauseContainer(), "paused", Unpaused()),
+    "update": (
+        UpdateContainer(Resources(memory=2**25), RestartPolicy("always")),
+        "created starting running paused stopping stopped restarting",
+        Updated(Resources(memory=2**25), RestartPolicy("always")),
+    ),
+    "rename": (
+        RenameContainer("api"),
+        "created starting running paused stopping stopped restarting dead",
+        Renamed("web", "api"),
+    ),
     "remove": (RemoveContainer(), "created stopped dead", RemoveRequested(False)),
-    "force": (RemoveContainer(force=True), "created running stopping stopped dead", RemoveRequested(True)),
+    "force": (
+        RemoveContainer(force=True),
+        "created running paused stopping stopped restarting dead",
+        RemoveRequested(True),
+    ),
 }
 HINTS = {
     "stop": "; it has no process to stop",
@@ -61,13 +85,15 @@ def test_every_phase_answers_every_command(phase: Phase, word: str) -> None:
     command, phases, intent = COMMANDS[word]
     state = state_in(phase)
     before = attrs.evolve(state)
+    if (phase, word) == (Phase.RESTARTING, "stop"):
+        intent, phases = RestartCancelled(), "restarting"
     if phase in phases.split():
         assert decide(state, command) == (intent,)
         evolve(state, intent, 1)
         return
     verb = "remove" if word == "force" else word
     hint = HINTS.get(word, "")
-    if word == "remove" and phase in RUNS:
+    if word == "remove" and phase in (*RUNS, Phase.RESTARTING):
         hint = "; stop it first, or remove with force"
     for _ in range(2):
         with pytest.raises(WrongPhase) as refused:
@@ -88,6 +114,9 @@ def test_removal_of_one_that_is_being_removed_with_its_process_is_refused() -> N
 def test_create_gives_the_container_and_its_first_run_if_asked(start: bool) -> None:
     decided = decide(None, CreateContainer(ID, "web", SPEC, start))
     assert decided == (Created(ID, "web", SPEC), StartRequested(1))[: 2 if start else 1]
+    other = ContainerSettings(tty=True)
+    told = decide(None, CreateContainer(ID, "web", SPEC, start, other))
+    assert told == (Created(ID, "web", SPEC), Configured(other), StartRequested(1))[: 3 if start else 2]
     state = None
     for event in decided:
         state = evolve(state, event, 1)

@@ -6,33 +6,43 @@ from typing import Any
 
 import attrs
 import pytest
+from histories import next_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from strategies import EVENTS, next_event, process_ids, texts, times
+from strategies import EVENTS, process_ids, texts, times
 
 from lading.events.container import (
     LIFECYCLE,
     LIVE,
+    Configured,
     ContainerState,
     Created,
     Exited,
+    HealthChanged,
     KillRequested,
+    Paused,
     Phase,
+    Rebased,
     Removed,
     RemoveFailed,
     RemoveRequested,
     Renamed,
+    RestartCancelled,
+    RestartScheduled,
     Started,
     StartFailed,
     StartRequested,
     StopRequested,
+    Unpaused,
+    Updated,
     advance,
     evolve,
     status,
 )
 from lading.events.errors import WrongPhase
 from lading.events.recovery import ExitSeen, Seen, recover
+from lading.events.settings import ContainerSettings, Resources, RestartPolicy
 from lading.events.spec import ContainerSpec, ProcessId
 
 ARROWS = """
@@ -47,6 +57,31 @@ ARROWS = """
     stopping  StopRequested    stopping
     running   KillRequested    running
     stopping  KillRequested    stopping
+    paused    StopRequested    stopping
+    paused    KillRequested    paused
+    paused    Exited           stopped
+    paused    RemoveRequested  removing
+    paused    Renamed          paused
+    running   Paused           paused
+    paused    Unpaused         running
+
+    stopped   RestartScheduled restarting
+    restarting RestartCancelled stopped
+    restarting StartRequested  starting
+    restarting RemoveRequested removing
+    restarting Renamed         restarting
+
+    created   Configured       created
+    running   HealthChanged    running
+    stopped   Rebased          stopped
+    created   Updated          created
+    starting  Updated          starting
+    running   Updated          running
+    paused    Updated          paused
+    stopping  Updated          stopping
+    stopped   Updated          stopped
+    restarting Updated         restarting
+
     running   Exited           stopped
     stopping  Exited           stopped
     removing  Exited           removing
@@ -82,18 +117,28 @@ SAMPLES: list[Any] = [
     StopRequested("SIGTERM", 10),
     KillRequested("SIGHUP"),
     Exited(1, 0, 50),
+    Paused(),
+    Unpaused(),
+    RestartScheduled(10**9, 1),
+    RestartCancelled(),
+    Configured(ContainerSettings()),
+    Updated(Resources(), RestartPolicy()),
+    HealthChanged(1, "healthy"),
+    Rebased("sha256:" + "b" * 64),
     Renamed("web", "api"),
     RemoveRequested(False),
     RemoveFailed("busy"),
     Removed("web"),
 ]
-CREATE, REQUEST, START, STOP, REMOVE = SAMPLES[0], SAMPLES[1], SAMPLES[2], SAMPLES[4], SAMPLES[8]
+CREATE, REQUEST, START, STOP, REMOVE = *SAMPLES[:3], SAMPLES[4], RemoveRequested(False)
 PATHS: dict[Phase, list[Any]] = {
     Phase.CREATED: [CREATE],
     Phase.STARTING: [CREATE, REQUEST],
     Phase.RUNNING: [CREATE, REQUEST, START],
     Phase.STOPPING: [CREATE, REQUEST, START, STOP],
     Phase.STOPPED: [CREATE, REQUEST, START, Exited(1, 3, 50)],
+    Phase.PAUSED: [CREATE, REQUEST, START, Paused()],
+    Phase.RESTARTING: [CREATE, REQUEST, START, Exited(1, 3, 50), RestartScheduled(10**9, 1)],
     Phase.REMOVING: [CREATE, REMOVE],
     Phase.DEAD: [CREATE, REMOVE, RemoveFailed("busy")],
     Phase.DELETED: [CREATE, REMOVE, Removed("web")],
@@ -251,9 +296,12 @@ class Walk(RuleBasedStateMachine):
         assert (self.state.version if self.state else 0) == len(self.events)
 
     @invariant()
-    def the_recipe_never_changes(self) -> None:
+    def the_recipe_never_changes_but_for_sealed_layers(self) -> None:
         if self.state:
-            assert (self.state.id, self.state.spec) == (self.events[0].container, self.events[0].spec)
+            made = self.events[0]
+            sealed = tuple(event.chain for event in self.events if isinstance(event, Rebased))
+            spec = attrs.evolve(made.spec, layers=made.spec.layers + sealed)
+            assert (self.state.id, self.state.spec) == (made.container, spec)
 
     @invariant()
     def run_counts_the_starts_that_were_asked_for(self) -> None:
@@ -267,7 +315,7 @@ class Walk(RuleBasedStateMachine):
             alive = edges[-1].process if edges and isinstance(edges[-1], Started) else None
             assert self.state.process == alive
             assert alive is None or Exited in LIFECYCLE[self.state.phase]
-            assert self.state.phase not in (Phase.RUNNING, Phase.STOPPING) or alive is not None
+            assert self.state.phase not in (Phase.RUNNING, Phase.PAUSED, Phase.STOPPING) or alive is not None
 
     @invariant()
     def exit_code_is_what_was_seen(self) -> None:
@@ -284,7 +332,7 @@ class Walk(RuleBasedStateMachine):
     @invariant()
     def status_agrees_with_the_process(self) -> None:
         if self.state and self.state.phase not in (Phase.REMOVING, Phase.DEAD):
-            assert (status(self.state) == "running") == (self.state.process is not None)
+            assert (status(self.state) in ("running", "paused")) == (self.state.process is not None)
 
 
 TestWalk = Walk.TestCase

@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 import pytest
+from histories import histories
 from hypothesis import given
 from hypothesis import strategies as st
 from plainviews import MemoryViews
-from strategies import EVENTS, container_ids, histories
+from strategies import EVENTS, container_ids
 
 from lading.events.container import (
     LIFECYCLE,
@@ -26,6 +27,7 @@ from lading.events.container import (
     StartFailed,
     StartRequested,
     StopRequested,
+    Updated,
 )
 from lading.events.envelope import UNKNOWN, Proposed, Record
 from lading.events.ids import container_stream
@@ -111,7 +113,7 @@ def test_certain_events_are_those_whose_outcome_does_not_depend_on_the_phase() -
     assert {kind: {phase} for kind, phase in CERTAIN.items()} == {
         kind: phases for kind, phases in reached.items() if len(phases) == 1
     }
-    assert kinds - CERTAIN.keys() == {Renamed, KillRequested, Exited}
+    assert kinds - CERTAIN.keys() == {Renamed, KillRequested, Exited, Updated}
 
 
 def test_a_log_without_its_beginning_tells_what_it_can() -> None:

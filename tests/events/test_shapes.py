@@ -162,5 +162,5 @@ def test_the_generated_source_is_for_people() -> None:
     assert (
         "if type(exit_code) is not int:\n            raise _wrong('Exited.exit_code', 'int', exit_code)" in source
     )
-    assert source.endswith("    return [value.run, value.exit_code, value.at, value.why]\n")
+    assert source.endswith("    return [value.run, value.exit_code, value.at, value.why, value.oom]\n")
     assert "_decode_ProcessId" not in source_of(ProcessId)

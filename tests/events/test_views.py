@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from histories import histories
 from hypothesis import given
 from plainviews import MemoryViews
-from strategies import histories
 
 from lading.events.container import (
     Created,

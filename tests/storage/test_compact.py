@@ -9,9 +9,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+from histories import histories
 from hypothesis import strategies as st
 from logbook import ACTOR, BORN, append, busy, cid, does, dump, everything, made, put, told
-from strategies import histories
 
 from lading.events.compaction import LogCompacted
 from lading.events.container import Renamed

@@ -12,10 +12,11 @@ from typing import Any
 
 import msgpack
 import pytest
+from histories import histories
 from hypothesis import given
 from hypothesis import strategies as st
 from pasts import STORE, Stored, some_past, spoilt, stored, with_bodies
-from strategies import histories, records
+from strategies import records
 
 from lading.events.codec import GENESIS, encode_record
 from lading.events.errors import ExportInvalid, HostError, StoreCorrupt

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgpack
 import pytest
+from histories import histories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from logbook import dump
 from pasts import STORE, Stored, make_store, rechained, some_past, spoilt, stored, with_bodies
-from strategies import histories
 
 from lading.events.container import Created, KillRequested, Removed, Renamed, StartRequested
 from lading.events.envelope import UNKNOWN, Proposed

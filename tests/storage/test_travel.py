@@ -8,10 +8,10 @@ from typing import Any
 
 import hypothesis
 import pytest
+from histories import histories
 from hypothesis import strategies as st
 from logbook import BORN, append, busy, dump, everything, made, member, told
 from plainviews import MemoryViews
-from strategies import histories
 
 from lading.events.envelope import Proposed
 from lading.events.errors import NotInHistory

@@ -1,0 +1,57 @@
+"""Pausing a container and letting it go on: the effect first, then its record.
+
+The kernel does either in a moment, so there is no intent, and a cancel comes before or after. A crash between the
+two leaves a container that is frozen and not recorded so, or the other way round; the next opening records what it
+finds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from lading.engine.core import Caller
+from lading.engine.freezer import freeze, is_frozen, thaw
+from lading.events.commands import PauseContainer, UnpauseContainer, decide
+from lading.events.container import ContainerEvent, ContainerState, Paused, Phase, Unpaused
+from lading.events.ids import ContainerId
+from lading.storage.store import Paths
+
+if TYPE_CHECKING:
+    from lading.engine.containers import Containers
+
+__all__ = ["found_frozen", "pause", "unpause"]
+
+
+async def pause(containers: Containers, container: ContainerId, caller: Caller) -> None:
+    """Freeze ``container`` and record it. Raises ``WrongPhase`` or ``HostError``, and then it is not frozen."""
+    core = containers.core
+    async with core.pausing:
+        decide(core.state(container), PauseContainer())
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(freeze, core.paths, container)
+            try:
+                await containers.command(container, PauseContainer(), caller)
+            except BaseException:
+                thaw(core.paths, container)
+                raise
+
+
+async def unpause(containers: Containers, container: ContainerId, caller: Caller) -> None:
+    """Let ``container`` go on and record it. Raises ``WrongPhase`` or ``HostError``."""
+    core = containers.core
+    async with core.pausing:
+        decide(core.state(container), UnpauseContainer())
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(thaw, core.paths, container)
+            await containers.command(container, UnpauseContainer(), caller)
+
+
+def found_frozen(paths: Paths, state: ContainerState) -> list[ContainerEvent]:
+    """What is to be recorded of a running container that is frozen and not recorded so, or the other way round."""
+    if state.phase is Phase.RUNNING and is_frozen(paths, state.id):
+        return [Paused()]
+    if state.phase is Phase.PAUSED and not is_frozen(paths, state.id):
+        return [Unpaused()]
+    return []
