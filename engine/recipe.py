@@ -53,7 +53,7 @@ _SETTINGS = frozenset(field.name for field in attrs.fields(ContainerSettings))
 
 
 def make_recipe(image: str, command: Sequence[str], options: Mapping[str, Any]) -> Recipe:
-    """The recipe that ``options`` ask for: fields of ``Recipe``, and of ``ContainerSettings`` by their own names."""
+    """The recipe that ``options`` ask for: fields of ``Recipe``, and of ``ContainerSettings`` by their names."""
     asked = {name: value for name, value in options.items() if name in _SETTINGS}
     rest = {name: value for name, value in options.items() if name not in _SETTINGS}
     recipe = Recipe(image=image, command=tuple(command), **rest)

@@ -38,8 +38,6 @@ async def update(
     if command.restart.name != "no" and state.spec.auto_remove:
         raise Invalid("restart policy", command.restart.name, "the container is removed when it ends")
     if supervisor is not None and command.resources != known.resources:
-        raise Invalid(
-            "resources", container, "the limits of a container that runs can't be changed; stop it first"
-        )
+        raise Invalid("resources", container, "a running container keeps its limits; stop it first")
     with trio.CancelScope(shield=True):
         await containers.command(container, command, caller)
