@@ -76,7 +76,7 @@ async def append(journal: Journal, members: Any, begin: int) -> None:
 def _labels(record: Record) -> dict[str, str]:
     event: Any = record.event
     holder = getattr(event, "spec", None) or getattr(event, "config", None)
-    return dict(holder.labels) if holder else {}
+    return dict(getattr(holder, "labels", {}))
 
 
 def _naive(records: list[Record], words: Any) -> list[Record]:

@@ -326,7 +326,7 @@ def test_a_source_that_fails_is_a_host_error() -> None:
         (with_bodies([msgpack.packb(5)]), "not a record"),
         (with_bodies([body("a", 1, [float("nan")])]), "can't be exported"),
         (with_bodies([body("a", 1, [msgpack.ExtType(3, b"x")])]), "ExtType"),
-        (with_bodies([body("container.exited", 1, [1])]), "has not the 4 fields"),
+        (with_bodies([body("container.exited", 2, [1])]), "has not the 5 fields"),
         (with_bodies([msgpack.packb(body("a", 1, [1.5]), use_single_float=True)]), "not a record in the form"),
         (with_bodies([msgpack.packb(body("a", 1, [])) + b"\x01"]), "can't be decoded"),
         (with_bodies([body("a", 1, [[[]]], position=1)[:-1]]), "not a record"),
