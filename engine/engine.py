@@ -53,9 +53,9 @@ class Engine:
     def __init__(self, core: Core, store: Store) -> None:
         self.core = core
         self.store = store
-        self.images = Images(core)
-        self.containers = Containers(core, self.images)
-        self.log = History(core.journal)
+        self.images: Images = Images(core)
+        self.containers: Containers = Containers(core, self.images)
+        self.log: History = History(core.journal)
 
     @property
     def root(self) -> Path:

@@ -71,7 +71,7 @@ class Pages(Generic[T]):
         self._all = selection.everything
         self._notices = notices
         self._live = False
-        self.position = after
+        self.position: int = after
         """Everything up to here has been given, or is not selected."""
 
     def __aiter__(self) -> Pages[T]:

@@ -59,7 +59,7 @@ class Journal:
 
     def __init__(self, log: Log, clock: Callable[[], int], new_id: Callable[[], str]) -> None:
         self.log = log
-        self.tail = Tail(log.position)
+        self.tail: Tail = Tail(log.position)
         self.clock = clock
         self.new_id = new_id
         self._queue: queue.SimpleQueue[Sequence[_Waiting | _Call | None]] = queue.SimpleQueue()

@@ -64,7 +64,7 @@ class Link:
         self._connecting = trio.Lock()
         self._output: dict[str, trio.Event] = {}
         self._watchers: dict[str, int] = {}
-        self.keeper_pid = 0
+        self.keeper_pid: int = 0
 
     async def connect(self, *, start: bool = True) -> dict[str, KeptRun]:
         """Be connected; returns what the keeper had when it was found. Without ``start``, only look for one.

@@ -38,7 +38,7 @@ from lading.events.container import (
 )
 from lading.events.envelope import Proposed, Record
 from lading.events.errors import CannotStart, Conflict, HostError, LadingError, NotFound, WrongPhase
-from lading.events.ids import container_stream
+from lading.events.ids import ContainerId, container_stream
 from lading.events.recovery import recover
 from lading.events.signals import signal_number
 from lading.events.spec import ProcessId
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervisor", "classify_failure"]
 
-logger = logging.getLogger("lading")
+logger: logging.Logger = logging.getLogger("lading")
 
 _KILL = signal_number("SIGKILL")
 
@@ -64,14 +64,14 @@ class Supervisor:
     """
 
     def __init__(self, core: Core, state: ContainerState, caller: Caller, cause: int) -> None:
-        self.id = state.id
-        self.run_number = state.run
-        self.begun = trio.Event()
-        self.ended = trio.Event()
-        self.done = trio.Event()
+        self.id: ContainerId = state.id
+        self.run_number: int = state.run
+        self.begun: trio.Event = trio.Event()
+        self.ended: trio.Event = trio.Event()
+        self.done: trio.Event = trio.Event()
         self.error: CannotStart | None = None
         self.exit_code: int | None = None
-        self.auto_remove = state.spec.auto_remove
+        self.auto_remove: bool = state.spec.auto_remove
         self.process: ProcessId | None = state.process
         self.again: Caller | None = None
         self._why_again = ""

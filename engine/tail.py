@@ -28,7 +28,7 @@ class Tail:
     """The last few thousand records of a log that ends at ``position``. For the engine's own thread."""
 
     def __init__(self, position: int) -> None:
-        self.position = position
+        self.position: int = position
         """The position of the last record that this has seen; it is on disk."""
         self._records: list[Record] = []
         self._grown = trio.Event()

@@ -115,13 +115,16 @@ def _main(root: str, place: int) -> dict[str, object]:
     return {"ok": {**attrs.asdict(verified), "chain": verified.chain.hex()}}
 
 
-if __name__ == "__main__":
+def _answer(root: str, place: int) -> dict[str, object]:
     try:
-        found = _main(sys.argv[1], int(sys.argv[2]))
+        return _main(root, place)
     except StoreCorrupt as error:
-        found = {"corrupt": error.position, "why": error.why}
+        return {"corrupt": error.position, "why": error.why}
     except StoreNewer as error:
-        found = {"newer": [error.path, error.what, error.release]}
+        return {"newer": [error.path, error.what, error.release]}
     except LadingError as error:
-        found = {"error": str(error)}
-    print(json.dumps(found), flush=True)
+        return {"error": str(error)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(sys.argv[1], int(sys.argv[2]))), flush=True)

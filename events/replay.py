@@ -45,8 +45,8 @@ class Replay:
     """
 
     def __init__(self, *, checked: bool = False, traced: bool = False) -> None:
-        self.position = 0
-        self.chain = GENESIS
+        self.position: int = 0
+        self.chain: bytes = GENESIS
         self.touched: dict[tuple[View[Any], str], int] | None = {} if traced else None
         self._checked = checked
         self._at = 0

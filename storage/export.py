@@ -138,7 +138,8 @@ class ExportReader:
         self._position = 0
         self._digest = hashlib.sha256()
         self._lines = self._open(source)
-        self.header, self._layouts = self._read_header()
+        header, self._layouts = self._read_header()
+        self.header: Header = header
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         position, chain = self.header.after, self.header.chain

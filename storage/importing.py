@@ -108,7 +108,7 @@ class JoinedExports:
         self._reader = self._next()
         if self._reader is None:
             raise Invalid("exports", (), "there is none to import")
-        self.store = self._reader.header.store
+        self.store: str = self._reader.header.store
 
     def pages(self) -> Iterator[list[tuple[int, bytes]]]:
         """The records, some thousand at a time. Ends only when the end of the last file is verified."""

@@ -118,9 +118,9 @@ class LayerStream:
         tee: Tee | None = None,
         threads: int = 0,
     ) -> None:
-        self.compression = ""
-        self.compressed_size = 0
-        self.size = 0
+        self.compression: str = ""
+        self.compressed_size: int = 0
+        self.size: int = 0
         self._source = source
         self._limits = limits
         self._stop = stop

@@ -205,8 +205,12 @@ def _name_everything(path: Path, store: str) -> dict[str, Any]:
         log.close()
 
 
-if __name__ == "__main__":
+def _say_everything(root: str, name: str) -> None:
     try:
-        print(json.dumps(_name_everything(Path(sys.argv[1]), sys.argv[2])))
+        print(json.dumps(_name_everything(Path(root), name)))
     except LadingError as error:
         sys.exit(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    _say_everything(sys.argv[1], sys.argv[2])

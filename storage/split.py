@@ -140,7 +140,7 @@ class SplitWriter(_Mover):
 
     def __init__(self, directory: int) -> None:
         super().__init__(directory)
-        self.size = 0
+        self.size: int = 0
         self._files = 0
         self._pending: list[bytes] = []
         self._pending_size = 0

@@ -104,9 +104,9 @@ class TreeWriter:
     def __init__(
         self, into: Path | int, limits: Limits, split: Splitter | None = None, lower_links: bool = False
     ) -> None:
-        self.entries = 0
+        self.entries: int = 0
         self.borrowed: list[Borrowed] = []
-        self.opaque_root = False
+        self.opaque_root: bool = False
         self._limits = limits
         self._split = split
         self._lower_links = lower_links
@@ -118,7 +118,7 @@ class TreeWriter:
         self._implied_bytes = 0
         try:
             where: Path | bytes = b"." if isinstance(into, int) else into
-            self.root = os.open(where, PATH_DIRECTORY, dir_fd=into if isinstance(into, int) else None)
+            self.root: int = os.open(where, PATH_DIRECTORY, dir_fd=into if isinstance(into, int) else None)
         except OSError as error:
             raise HostError(
                 "open the layer directory", printable(os.fsencode(str(into))), error.errno or 0

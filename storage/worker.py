@@ -136,7 +136,7 @@ class FdSource:
     """Reads a descriptor, blocking or not, and counts what it read."""
 
     def __init__(self, fd: int) -> None:
-        self.count = 0
+        self.count: int = 0
         self._fd = fd
 
     def read(self, n: int, /) -> bytes:

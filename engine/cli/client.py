@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -50,6 +50,8 @@ CLIENT = {"User-Agent": "lading-cli"}
 IN_USE = 75
 """What ``lading serve`` exits with when another process owns the store (EX_TEMPFAIL, sysexits.h)."""
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _PATIENCE = 10.0
 _PING = 5.0
 _PAUSE = 0.3
@@ -72,7 +74,7 @@ def find_place(root: str | None = None, socket: str | None = None) -> Place:
     return Place(chosen, os.path.abspath(named) if named else os.path.join(chosen, "lading.sock"))
 
 
-at_option = click.option(
+at_option: Callable[[F], F] = click.option(
     "--at", metavar="WHEN", help="As it was then: a position, a time such as '2026-01-31 10:00', or '2h ago'."
 )
 """The option of commands that show any moment of the history."""

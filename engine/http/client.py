@@ -62,7 +62,7 @@ class ClientResponse:
 
     def __init__(self, call: _Call, head: h11.Response) -> None:
         self.status: int = head.status_code
-        self.headers = Headers(head.headers)
+        self.headers: Headers = Headers(head.headers)
         self._call = call
 
     async def read(self, limit: int = 64 << 20) -> bytes:
@@ -218,7 +218,7 @@ class _Call:
 
     def __init__(self, client: Client, stream: trio.SocketStream) -> None:
         self.stream = stream
-        self.h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
+        self.h11: h11.Connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
         self._client = client
         self._failure: Exception | None = None
         self.over = False

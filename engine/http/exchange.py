@@ -43,7 +43,7 @@ class HijackedStream(trio.abc.HalfCloseableStream):
         before_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.content_type = content_type
-        self.gone = False
+        self.gone: bool = False
         self._before_close = before_close
         self._stream = stream
         self._early = early
@@ -105,8 +105,8 @@ class ServerExchange:
         self._gone = False
         self._cut_off = False
         self._hijacked: HijackedStream | None = None
-        self.scope = trio.CancelScope()
-        self.started = False
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self.started: bool = False
         self._endless = False
         self._closing = False
         fields = {name for name, _ in request.headers}

@@ -23,7 +23,7 @@ class Watch:
     """What to do when one connection's client goes; ``gone`` tells whether it has."""
 
     def __init__(self, hangups: Hangups, fd: int) -> None:
-        self.gone = False
+        self.gone: bool = False
         self._hangups = hangups
         self._fd = fd
         self._scope: trio.CancelScope | None = None

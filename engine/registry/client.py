@@ -101,7 +101,7 @@ class Registry:
         credentials: _CREDENTIAL_LOOKUP | None = None,
         random: Callable[[], float] = chance.random,
     ) -> None:
-        self.settings = settings or RegistrySettings()
+        self.settings: RegistrySettings = settings or RegistrySettings()
         self._lookup = credentials
         self._backoff = Backoff(self.settings, random)
         self._connections: Connections | None = None

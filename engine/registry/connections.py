@@ -42,9 +42,9 @@ class Answer:
         self._what = what
         self._host = host
         self._parts: AsyncIterator[bytes] | None = None
-        self.status = response.status_code
-        self.headers = response.headers
-        self.url = str(response.request.url)
+        self.status: int = response.status_code
+        self.headers: httpx.Headers = response.headers
+        self.url: str = str(response.request.url)
 
     @property
     def length(self) -> int | None:

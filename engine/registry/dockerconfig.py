@@ -53,7 +53,7 @@ class CredentialStore:
         directory = self._environment.get("DOCKER_CONFIG") or os.path.join(
             self._environment.get("HOME") or "/root", ".docker"
         )
-        self.path = Path(path if path is not None else os.path.join(directory, "config.json"))
+        self.path: Path = Path(path if path is not None else os.path.join(directory, "config.json"))
         self._timeout = timeout
 
     async def get(self, domain: str) -> Credentials | None:

@@ -38,7 +38,7 @@ class Backoff:
     """How long to wait before trying again. ``random``: gives floats in [0, 1)."""
 
     def __init__(self, settings: RegistrySettings, random: Callable[[], float]) -> None:
-        self.attempts = settings.attempts
+        self.attempts: int = settings.attempts
         self._first = settings.first_delay
         self._longest = settings.longest_delay
         self._random = random
@@ -79,7 +79,7 @@ class Session:
         self.backoff = backoff
         self.endpoint = endpoint
         self.repository = repository
-        self.name = name or repository
+        self.name: str = name or repository
         self._credentials = credentials
         self._scopes: tuple[str, ...] = (f"repository:{repository}:{actions}",) if repository else ()
         self._secrets = set(credentials.secrets if credentials is not None else ())

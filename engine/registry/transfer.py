@@ -67,7 +67,7 @@ class Blob:
         if not 0 <= offset <= descriptor.size:
             raise ValueError(f"offset {offset} is not in a blob of {descriptor.size} bytes")
         self.descriptor = descriptor
-        self.position = offset
+        self.position: int = offset
         self._find_sessions = sessions
         self._sessions: list[Session] = []
         self._hasher = hasher if hasher is not None or offset or not verify else hashlib.sha256()
