@@ -25,8 +25,10 @@ _STYLES = {
     Phase.CREATED: "bright_black",
     Phase.STARTING: "yellow",
     Phase.RUNNING: "green",
+    Phase.PAUSED: "cyan",
     Phase.STOPPING: "magenta",
     Phase.STOPPED: "blue",
+    Phase.RESTARTING: "yellow",
     Phase.REMOVING: "cyan",
     Phase.DEAD: "red",
     _UNKNOWN: "bright_black",
@@ -36,20 +38,24 @@ GLYPHS: Mapping[str, str] = {
     Phase.CREATED: "·",
     Phase.STARTING: "▒",
     Phase.RUNNING: "█",
+    Phase.PAUSED: "‖",
     Phase.STOPPING: "▓",
     Phase.STOPPED: "─",
+    Phase.RESTARTING: "╌",
     Phase.REMOVING: "░",
     Phase.DEAD: "!",
     _UNKNOWN: "?",
     _FAILED: "×",
 }
 """What a phase looks like; ``failed`` is no phase but a run's end."""
-ASCII: Mapping[str, str] = dict(zip(GLYPHS, ".>#<-~!?x", strict=True))
+ASCII: Mapping[str, str] = dict(zip(GLYPHS, ".>#=<-:~!?x", strict=True))
 """The same where the terminal's encoding has no blocks."""
 
 _TELLING = (
     Phase.RUNNING,
+    Phase.PAUSED,
     Phase.STOPPED,
+    Phase.RESTARTING,
     Phase.DEAD,
     Phase.STOPPING,
     Phase.STARTING,

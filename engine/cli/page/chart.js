@@ -53,8 +53,8 @@ function hatched(colour) {
 
 // Phases differ in height and fill, too, for whoever does not see the colours apart.
 const LOOKS = {
-  created: [4, false], starting: [14, true], running: [14, false], stopping: [14, true], stopped: [5, false],
-  removing: [5, true], dead: [14, true], unknown: [2, false],
+  created: [4, false], starting: [14, true], running: [14, false], paused: [9, true], stopping: [14, true], stopped: [5, false],
+  restarting: [7, true],  removing: [5, true], dead: [14, true], unknown: [2, false],
 };
 
 function bar(ink, phase, x, width, middle) {

@@ -154,7 +154,7 @@ function phaseWord(phase) {
 }
 
 function exitCode(state) {
-  if (["created", "starting", "running", "stopping"].includes(state.phase) || state.phase === null) return "";
+  if (["created", "starting", "running", "paused", "stopping"].includes(state.phase) || state.phase === null) return "";
   if (state.exit_code !== null) return String(state.exit_code);
   return state.finished_at === "0" ? "" : "unknown";
 }
