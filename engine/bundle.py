@@ -2,7 +2,8 @@
 
 ::
 
-    RUN/bundles/<id>/   rootfs (the overlay's mount point), config.json, hostname, hosts, resolv.conf, log
+    RUN/bundles/<id>/   rootfs (the overlay's mount point), config.json, hostname, hosts, resolv.conf, log,
+                        mounts/<number> (what a volume's subpath led to)
     ROOT/containers/<id>/upper, work
 
 The writable layer is made at the first start and stays until the container is removed; the bundle is made
@@ -13,18 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 from lading.engine.identity import resolve
-from lading.engine.oci import BundleSpec, Host, render
+from lading.engine.oci import BundleSpec, Host, MountEntry, render
 from lading.engine.process import with_home, working_dir
 from lading.engine.runtime import Runtime, cgroup_of, file_limit
 from lading.events.container import ContainerState
 from lading.events.errors import HostError, ImageInvalid
 from lading.events.spec import ContainerSpec
 from lading.storage.linux import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
-from lading.storage.overlay import mount_overlay, unmount
+from lading.storage.overlay import mount_overlay, mounts_below, unmount
 from lading.storage.store import Paths
+from lading.storage.trees import remove_tree
 
 __all__ = ["clear_bundle", "make_bundle", "mount_root"]
 
@@ -57,9 +60,16 @@ def mount_root(paths: Paths, state: ContainerState, target: str) -> None:
     mount_overlay(target, layers, upper, work, volatile=state.spec.auto_remove)
 
 
-def make_bundle(paths: Paths, state: ContainerState, host: Host, runtime: Runtime) -> str:
+def make_bundle(
+    paths: Paths,
+    state: ContainerState,
+    host: Host,
+    runtime: Runtime,
+    mounts: Callable[[str], tuple[MountEntry, ...]] | None = None,
+) -> str:
     """Mount the root and write everything the runtime reads; the bundle's directory.
 
+    ``mounts`` gets the root's path, once it is mounted, and says what the runtime mounts in it.
     Raises ``HostError``, ``Invalid`` (a user that the image doesn't have) or ``ImageInvalid``; then, and after
     a crash, ``clear_bundle`` undoes whatever was done.
     """
@@ -71,6 +81,7 @@ def make_bundle(paths: Paths, state: ContainerState, host: Host, runtime: Runtim
         os.mkdir(root)
         mount_root(paths, state, root)
         _check_mount_points(root)
+        entries = () if mounts is None else mounts(root)
         for name, content in _private_files(spec):
             _write(f"{bundle}/{name}", content)
     except OSError as error:
@@ -92,6 +103,7 @@ def make_bundle(paths: Paths, state: ContainerState, host: Host, runtime: Runtim
             hostname=spec.hostname,
             readonly_rootfs=spec.read_only,
             files=tuple((f"{bundle}/{name}", f"/etc/{name}") for name in _FILES),
+            mounts=entries,
         ),
         host,
         runtime.seccomp,
@@ -117,12 +129,15 @@ def clear_bundle(paths: Paths, container: str) -> None:
         for directory in (root, bundle):
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(directory)
-    except OSError as error:
-        while unmount(root):
-            pass
-        shutil.rmtree(bundle, ignore_errors=True)
-        if os.path.exists(bundle):
-            raise HostError("remove the bundle", bundle, error.errno or 0) from error
+    except OSError:
+        # What a crash left, or mounts of subpaths: never to be removed with what is behind them.
+        for mount in mounts_below(Path(bundle)):
+            unmount(mount)
+        parent = os.open(os.path.dirname(bundle), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_tree(parent, os.fsencode(container))
+        finally:
+            os.close(parent)
 
 
 def _make_directory(path: str) -> None:

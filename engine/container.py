@@ -17,7 +17,7 @@ from lading.engine.removal import remove_container
 from lading.engine.retry import deciding, end_of_run, first_result, start_error
 from lading.engine.updating import update
 from lading.engine.waiting import WaitCondition, wait_removed, wait_run
-from lading.events.commands import KillContainer, RemoveContainer, RenameContainer, StartContainer, StopContainer
+from lading.events.commands import KillContainer, RenameContainer, StartContainer, StopContainer
 from lading.events.container import (
     ContainerState,
     KillRequested,
@@ -271,9 +271,16 @@ class Container:
         )
 
     async def remove(
-        self, *, force: bool = False, actor: Actor | None = None, caller: Caller | None = None
+        self,
+        *,
+        force: bool = False,
+        volumes: bool = False,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
     ) -> None:
         """Delete it with its writable layer and its output; ``force`` kills its process first.
+
+        ``volumes``: and with those of its volumes that nobody named and no other container mounts.
 
         Returns when it is gone. A cancel does not take the removal back. Raises ``HostError`` if something on the
         host would not go; remove it again then.
@@ -284,7 +291,7 @@ class Container:
             first = first_result(core, caller, RemoveRequested)
             if first is None:
                 await self._containers.supervisor(self.id)
-                records = await self._containers.command(self.id, RemoveContainer(force), caller)
+                records = await self._containers.request_removal(self.id, caller, force=force, volumes=volumes)
         if first is not None:
             await core.wait_removed(self.id)
             return

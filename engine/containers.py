@@ -17,14 +17,16 @@ from lading.engine.core import Caller, Core, new_caller
 from lading.engine.exporting import export_container
 from lading.engine.images import Images
 from lading.engine.mapping import Results
+from lading.engine.mounts import settle_mounts
 from lading.engine.names import random_name
 from lading.engine.queries import ContainerQueries
 from lading.engine.recipe import Recipe, make_recipe, make_spec
-from lading.engine.removal import remove_container
+from lading.engine.removal import own_volumes, remove_container
 from lading.engine.restarts import restart_when_due
 from lading.engine.retry import deciding, first_result
 from lading.engine.running import Running
 from lading.engine.supervisor import Supervisor
+from lading.engine.volumes import new_directories
 from lading.events.commands import (
     Command,
     CreateContainer,
@@ -33,14 +35,24 @@ from lading.events.commands import (
 )
 from lading.events.container import LIVE, ContainerState, Created, StartRequested
 from lading.events.envelope import Actor, Proposed, Record
-from lading.events.errors import AlreadyExists, Conflict, EngineClosed, HostError, NotFound, WrongPhase
+from lading.events.errors import (
+    AlreadyExists,
+    Conflict,
+    EngineClosed,
+    HostError,
+    NotFound,
+    WrongPhase,
+)
 from lading.events.ids import ContainerId, check_container_name, container_stream
+from lading.events.image import ImageConfig
 from lading.events.settings import ContainerSettings
-from lading.events.spec import ContainerSpec
+from lading.events.volume import volume_stream
 
 __all__ = ["Containers"]
 
 _CAPTURE = 16 << 20
+
+USUAL = ContainerSettings()
 
 
 class Containers:
@@ -177,26 +189,51 @@ class Containers:
         async with self.core.content.using():  # the image's layers stay until the container is there to need them
             image = self._images.resolve(recipe.image)
             spec = attrs.evolve(make_spec(recipe, image), layers=self._images.visible_layers(image))
-            container, records = await self._append_created(spec, recipe.settings, name, start, caller)
+            asked = CreateContainer(ContainerId(secrets.token_hex(32)), name or "", spec, start)
+            if recipe.settings != USUAL or image.config.volumes or recipe.volumes_from:
+                container, records = await self._append_configured(recipe, image.config, asked, caller)
+            else:
+                container, records = await self._append_created(asked, caller)
         supervisor = self._supervise(container, caller, records[-1]) if start else None
         return Container(self, container), supervisor
 
-    async def _append_created(
-        self, spec: ContainerSpec, settings: ContainerSettings, name: str | None, start: bool, caller: Caller
+    async def _append_configured(
+        self, recipe: Recipe, image: ImageConfig, asked: CreateContainer, caller: Caller
     ) -> tuple[ContainerId, tuple[Record, ...]]:
-        container = ContainerId(secrets.token_hex(32))
+        """As ``_append_created``, with settings, and all of the volumes that are made for it, or none of them."""
+        core = self.core
+
+        def settle() -> tuple[CreateContainer, list[Proposed]]:
+            settings, made = settle_mounts(core, recipe.settings, image, recipe.volumes_from)
+            return attrs.evolve(asked, settings=settings), made
+
+        configured, made = settle()
+        if not made:
+            return await self._append_created(configured, caller)
+        async with core.volume_lock:
+            configured, made = settle()
+            async with new_directories(core, [each.stream.removeprefix(volume_stream("")) for each in made]):
+                created = await self._append_created(configured, caller, made)
+        return created
+
+    async def _append_created(
+        self, asked: CreateContainer, caller: Caller, before: Sequence[Proposed] = ()
+    ) -> tuple[ContainerId, tuple[Record, ...]]:
+        """Append ``before`` and what makes a container as ``asked``; without a name, with one drawn at random."""
+        container = asked.container
         stream = container_stream(container)
         for attempt in range(100):
-            chosen = name or random_name(self._draw) + (f"_{self._draw.randrange(10**4)}" if attempt > 4 else "")
-            events = decide(None, CreateContainer(container, chosen, spec, start, settings))
+            chosen = asked.name or random_name(self._draw) + (
+                f"_{self._draw.randrange(10**4)}" if attempt > 4 else ""
+            )
+            events = decide(None, attrs.evolve(asked, name=chosen))
+            proposed = [Proposed(stream, event, 0 if number == 0 else None) for number, event in enumerate(events)]
             try:
                 records = await self.core.journal.append(
-                    [Proposed(stream, event, 0 if number == 0 else None) for number, event in enumerate(events)],
-                    actor=caller.actor,
-                    command=caller.command,
+                    [*before, *proposed], actor=caller.actor, command=caller.command
                 )
             except AlreadyExists:
-                if name is not None:
+                if asked.name:
                     raise
             else:
                 return container, records
@@ -208,8 +245,19 @@ class Containers:
         supervisor = self.core.live.get(container)
         return Container(self, container), supervisor if supervisor and supervisor.run_number == 1 else None
 
-    async def command(self, container: ContainerId, command: Command, caller: Caller) -> tuple[Record, ...]:
-        """Decide ``command`` and append its intents; decided again if the container changed meanwhile.
+    async def request_removal(
+        self, container: ContainerId, caller: Caller, *, force: bool = False, volumes: bool = False
+    ) -> tuple[Record, ...]:
+        """Append the intent to remove it and, with ``volumes``, its own volumes (``removal.own_volumes``)."""
+        if not volumes or not self.core.settings(container).mounts:
+            return await self.command(container, RemoveContainer(force), caller)
+        async with self.core.content.removing():
+            return await self.command(container, RemoveContainer(force), caller, own_volumes(self.core, container))
+
+    async def command(
+        self, container: ContainerId, command: Command, caller: Caller, also: Sequence[Proposed] = ()
+    ) -> tuple[Record, ...]:
+        """Decide ``command`` and append its intents, and ``also``; decided again if it changed meanwhile.
 
         A retry is not looked for: that is for who knows what its answer is.
         """
@@ -223,6 +271,7 @@ class Containers:
                     [
                         Proposed(stream, events[0], state.version),
                         *(Proposed(stream, event) for event in events[1:]),
+                        *also,
                     ],
                     actor=caller.actor,
                     command=caller.command,
@@ -269,7 +318,7 @@ class Containers:
 
         async def remove() -> None:
             try:
-                records = await self.command(container, RemoveContainer(), caller)
+                records = await self.request_removal(container, caller, volumes=True)
             except (NotFound, WrongPhase):
                 return  # somebody else removes it, or did
             except EngineClosed:

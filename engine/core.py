@@ -68,7 +68,10 @@ def new_command_id() -> CommandId:
 
 @attrs.define(eq=False)
 class Core:
-    """The open engine's parts. ``live``: the supervisor of each container that has a run under way."""
+    """The open engine's parts. ``live``: the supervisor of each container that has a run under way.
+
+    ``volume_lock``: held while volumes are looked for and made. ``filling``: held, each, by who may fill a volume.
+    """
 
     paths: Paths
     log: Log
@@ -86,6 +89,8 @@ class Core:
     compacting: trio.Lock = attrs.field(factory=trio.Lock)
     content: ContentGate = attrs.field(factory=ContentGate)
     settling: trio.Lock = attrs.field(factory=trio.Lock)
+    volume_lock: trio.Lock = attrs.field(factory=trio.Lock)
+    filling: dict[str, trio.Lock] = attrs.field(factory=dict)
     limits: Limits = DEFAULT_LIMITS
     transfers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_TRANSFERS))
     registries: RegistrySettings | None = None

@@ -29,6 +29,7 @@ from lading.engine.runtime import cgroup_of
 from lading.engine.trash import Trash
 from lading.engine.unpacking import open_unpackers
 from lading.engine.usage import DiskUsage, disk_usage
+from lading.engine.volumes import Volumes
 from lading.events.compaction import LogCompacted
 from lading.events.container import LIVE
 from lading.events.envelope import Actor, Proposed
@@ -48,13 +49,14 @@ _PATIENCE = 10.0
 
 
 class Engine:
-    """An open engine: ``images``, ``containers``, and the history in ``log``. From ``open_engine``."""
+    """An open engine: ``images``, ``containers``, ``volumes``, the history in ``log``. From ``open_engine``."""
 
     def __init__(self, core: Core, store: Store) -> None:
         self.core = core
         self.store = store
         self.images: Images = Images(core)
         self.containers: Containers = Containers(core, self.images)
+        self.volumes: Volumes = Volumes(core)
         self.log: History = History(core.journal)
 
     @property

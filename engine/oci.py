@@ -27,7 +27,7 @@ import attrs
 from lading.engine import seccomp
 from lading.events.errors import Invalid
 
-__all__ = ["DEFAULT_CAPABILITIES", "DEFAULT_SHM_SIZE", "BundleSpec", "Host", "render"]
+__all__ = ["DEFAULT_CAPABILITIES", "DEFAULT_SHM_SIZE", "BundleSpec", "Host", "MountEntry", "render"]
 
 DEFAULT_CAPABILITIES: Final = frozenset(
     {
@@ -142,6 +142,16 @@ class Host:
         )
 
 
+@attrs.frozen
+class MountEntry:
+    """One mount beside the usual ones, as the runtime spec has it (config.md, Mounts)."""
+
+    destination: str
+    type: str
+    source: str
+    options: tuple[str, ...]
+
+
 @attrs.frozen(kw_only=True)
 class BundleSpec:
     """One container as the runtime should make it.
@@ -152,7 +162,8 @@ class BundleSpec:
     namespace is always the container's own; ``hostname`` None leaves in it the name that it is made with,
     which is the host's. With ``network`` "none" there is a new network namespace, with "host" the engine's.
     ``files`` are (host path, path in the container) of private files such as /etc/hosts, mounted over
-    the image's own. ``nofile`` is RLIMIT_NOFILE, (soft, hard). ``shm_size`` is in bytes.
+    the image's own. ``mounts`` come before the files, the less deep first; one at the place of a usual mount
+    or of a file is there instead of it. ``nofile`` is RLIMIT_NOFILE, (soft, hard). ``shm_size`` is in bytes.
     """
 
     container_id: str
@@ -172,6 +183,7 @@ class BundleSpec:
     capabilities: frozenset[str] = DEFAULT_CAPABILITIES
     no_new_privileges: bool = False
     files: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[MountEntry, ...] = ()
     shm_size: int = DEFAULT_SHM_SIZE
     seccomp: bool = True
 
@@ -212,6 +224,25 @@ def _files(files: Iterable[tuple[str, str]], readonly: bool) -> bytes:
         for source, destination in files
     ]
     return b"," + _json(mounts)[1:-1] if mounts else b""
+
+
+def _all_mounts(spec: BundleSpec) -> bytes:
+    """``"mounts":[...`` without its closing bracket, of a container that mounts something of its own.
+
+    As Docker does it: usual mounts give way to one at the same place, and those in /dev to one of all of /dev.
+    """
+    usual = json.loads(b"{" + _mounts(spec.shm_size) + b"]}")["mounts"]
+    files = json.loads(b"[" + _files(spec.files, spec.readonly_rootfs)[1:] + b"]")
+    own = {entry.destination for entry in spec.mounts}
+    kept = [
+        mount
+        for mount in usual
+        if mount["destination"] not in own and not ("/dev" in own and mount["destination"].startswith("/dev/"))
+    ]
+    others = [attrs.asdict(entry) for entry in spec.mounts]
+    others += [mount for mount in files if mount["destination"] not in own]
+    others.sort(key=lambda mount: mount["destination"].count("/"))
+    return b'"mounts":' + _json([*kept, *others])[:-1]
 
 
 @functools.lru_cache(maxsize=64)
@@ -269,8 +300,9 @@ def render(spec: BundleSpec, host: Host, compiled: str = "") -> bytes:
             b'},"root":',
             _json({"path": spec.rootfs, "readonly": spec.readonly_rootfs}),
             b',"hostname":' + _json(hostname) + b"," if hostname else b",",
-            _mounts(spec.shm_size),
-            _files(spec.files, spec.readonly_rootfs),
+            _all_mounts(spec)
+            if spec.mounts
+            else _mounts(spec.shm_size) + _files(spec.files, spec.readonly_rootfs),
             b'],"annotations":{"run.oci.seccomp_bpf_data":' + _json(compiled) + b"}" if confined else b"]",
             b',"linux":{"cgroupsPath":',
             _json(spec.cgroups_path),

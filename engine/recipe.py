@@ -28,7 +28,7 @@ class Recipe:
     ``image``: name, id or id prefix. ``command`` replaces the image's default command; ``entrypoint`` None keeps
     the image's. ``env``: a mapping, or ``K=V`` strings. ``network``: ``host`` or ``none``. ``hostname`` None: the
     host's for network ``host``, else the id's first twelve digits. ``stop_timeout``: seconds. ``settings``:
-    limits, mounts, health and all that is seldom asked.
+    limits, mounts, health and all that is seldom asked. ``volumes_from``: ``CONTAINER[:MODE]``.
     """
 
     image: str
@@ -47,6 +47,7 @@ class Recipe:
     stop_timeout: int | None = None
     read_only: bool = False
     settings: ContainerSettings = attrs.field(factory=ContainerSettings)
+    volumes_from: tuple[str, ...] = ()
 
 
 _SETTINGS = frozenset(field.name for field in attrs.fields(ContainerSettings))

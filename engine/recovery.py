@@ -20,8 +20,10 @@ from lading.engine.remains import end_remains
 from lading.engine.removal import remove_container
 from lading.engine.restarts import follow_up
 from lading.engine.supervisor import Supervisor
+from lading.engine.volumes import finish_volume_removals
 from lading.events.commands import StartContainer
 from lading.events.container import LIVE, ContainerEvent, ContainerState, Exited, Phase, StartFailed, StopRequested
+from lading.events.containerviews import VOLUMES
 from lading.events.envelope import Proposed, Record
 from lading.events.errors import HostError
 from lading.events.ids import container_stream
@@ -49,6 +51,7 @@ async def recover_store(core: Core, containers: Containers) -> None:
         core.nursery.start_soon(_end_stray, core, stray)
     await _end_transfers(core, caller)
     await finish_removals(core, caller)
+    await finish_volume_removals(core, caller)
     await _sweep(core, {state.id for state in states})
     core.trash.filled()
 
@@ -181,6 +184,15 @@ async def _sweep(core: Core, known: set[str]) -> None:
     for directory in paths.containers.iterdir():
         if directory.name not in known:
             paths.discard(directory)
+    volumes = {name for name, _ in core.log.scan(VOLUMES)}
+    for directory in paths.volumes.iterdir():
+        if directory.name not in volumes:
+            paths.discard(directory)
+    mounted = paths.run / "volumes"
+    used = {mount.source for container in live for mount in core.settings(container).mounts}
+    for mount in mounts_below(mounted):
+        if mount.relative_to(mounted).parts[0] not in used:
+            unmount(mount)
     for directory in paths.staging.iterdir():
         paths.discard(directory)
 

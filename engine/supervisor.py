@@ -22,6 +22,7 @@ from lading.engine.bundle import clear_bundle, make_bundle
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.freezer import is_frozen, thaw
 from lading.engine.link import KeptRun
+from lading.engine.mounting import mounted_bundle, release_volumes
 from lading.engine.observe import drop_exit_record, observe
 from lading.engine.remains import end_remains
 from lading.engine.restarts import follow_up
@@ -80,6 +81,7 @@ class Supervisor:
         self._spec = state.spec
         self._caller = caller
         self._cause = cause
+        self._mounts = bool(core.settings(state.id).mounts)
         self._before = core.live.get(state.id)
         core.live[state.id] = self
 
@@ -93,7 +95,11 @@ class Supervisor:
             self._before = None
         try:
             runtime = await core.runtime()
-            bundle = make_bundle(core.paths, state, core.host, runtime)
+            if self._mounts:
+                settings = core.settings(self.id)
+                bundle = await mounted_bundle(core, state, settings, runtime, self._caller)
+            else:
+                bundle = make_bundle(core.paths, state, core.host, runtime)
             own = os.fspath(core.paths.container(self.id))
             kept = await core.link.run(
                 {
@@ -191,6 +197,8 @@ class Supervisor:
                 clear_bundle(self._core.paths, self.id)  # a volatile mount: unmounting waits for no disk
             else:
                 await trio.to_thread.run_sync(clear_bundle, self._core.paths, self.id)
+            if self._mounts:
+                await release_volumes(self._core, self.id)
         except HostError as error:  # the next removal or open tries again
             logger.warning("%s", error)
 

@@ -52,7 +52,10 @@ _USUAL = ContainerSettings()
 
 @attrs.frozen
 class CreateContainer:
-    """Make a container called ``name`` from ``spec``; ``start`` asks for its first run as well."""
+    """Make a container called ``name`` from ``spec``; ``start`` asks for its first run as well.
+
+    ``settings``: if they are not the usual ones.
+    """
 
     container: ContainerId
     name: str

@@ -19,7 +19,7 @@ _PIECE: Final = 1 << 30
 
 
 def copy_directory_metadata(source: int, target: int) -> None:
-    """Give the open directory ``target`` what ``source`` has: owner, mode, ``user.*`` attributes, and time."""
+    """Give the open directory ``target`` what ``source`` has: owner, mode, attributes, and time."""
     found = os.fstat(source)
     os.fchown(target, found.st_uid, found.st_gid)
     os.fchmod(target, stat.S_IMODE(found.st_mode))
@@ -80,5 +80,6 @@ def _copy_content(read: int, write: int, size: int) -> None:
 
 def _copy_attributes(source: int, target: int) -> None:
     for name in os.listxattr(source):
-        if (name.startswith("user.") and not name.startswith("user.overlay.")) or name == "security.capability":
+        plain = name.startswith(("user.", "system.posix_acl_")) and not name.startswith("user.overlay.")
+        if plain or name == "security.capability":
             os.setxattr(target, name, os.getxattr(source, name))

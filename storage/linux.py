@@ -51,6 +51,7 @@ __all__ = [
     "fsopen",
     "mount",
     "move_mount",
+    "open_tree",
     "openat2",
     "rename_exchange",
     "rename_noreplace",
@@ -96,6 +97,9 @@ _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_OPEN_TREE_CLONE = 0x1
+_AT_EMPTY_PATH = 0x1000
+_SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
@@ -269,8 +273,20 @@ def fsmount(fd: int, attributes: int = 0) -> int:
     )
 
 
+def open_tree(fd: int) -> int:
+    """A descriptor for a detached bind mount of the directory or file ``fd`` (O_PATH will do), without what is
+    mounted below it; closing it unmounts, unless :func:`move_mount` attached it. Linux 5.2."""
+    return _syscall(
+        _SYS_OPEN_TREE,
+        None,
+        ctypes.c_long(fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_long(_OPEN_TREE_CLONE | _AT_EMPTY_PATH | os.O_CLOEXEC),
+    )
+
+
 def move_mount(mount_fd: int, target: bytes, *, target_fd: int = AT_FDCWD) -> None:
-    """Attach the mount of :func:`fsmount` at ``target`` (symlinks in it are not followed at its end)."""
+    """Attach the mount of :func:`fsmount` or :func:`open_tree` at ``target`` (its last symlink not followed)."""
     _syscall(
         _SYS_MOVE_MOUNT,
         target,

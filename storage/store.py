@@ -10,6 +10,7 @@
         layers/<hex>/         unpacked read-only layers by chain id
         splits/<hex>/         what makes such a layer's archive again (storage/split)
         containers/<id>/      upper, work: the writable layer; output: what it printed; exit: how it ended
+        volumes/<name>/       _data: what containers mount; filling, filled: what an image brings (storage/volumes)
         archive/              the records that were compacted away, a file for each segment (storage/compact)
         skeleton/             the lowest layer of every container: what runtimes mount over
         staging/<random>/     what is being made; nothing here is in the log
@@ -19,6 +20,7 @@
         bundles/<id>/         config.json, private files, and the root's mount point, for one run
         exits/<id>            exit records while an engine is there to take them
         pids/<id>             pid files
+        volumes/<name>        a volume that is a tmpfs, while a container with it runs
 
 Files come first, then the event that names them; removal is intent, rename into trash, outcome, delete. So
 whatever is here and not in the log is an orphan of a crash, and ``sweep`` deletes it.
@@ -81,6 +83,11 @@ class Paths:
         return self.root / "containers"
 
     @property
+    def volumes(self) -> Path:
+        """The volumes' directories."""
+        return self.root / "volumes"
+
+    @property
     def staging(self) -> Path:
         """What is being made."""
         return self.root / "staging"
@@ -116,6 +123,10 @@ class Paths:
     def container(self, container: str) -> Path:
         """The directory of ``container`` that outlives a reboot."""
         return self.containers / container
+
+    def volume(self, name: str) -> Path:
+        """The directory of the volume ``name``, which was checked; what containers mount is ``_data`` in it."""
+        return self.volumes / name
 
     def bundle(self, container: str) -> Path:
         """The directory of ``container`` that lives as long as one run: bundle, mount point, private files."""
@@ -228,6 +239,7 @@ def _open_owned(root: Path, lock: int, progress: Progress | None) -> Store:
             paths.layers,
             paths.splits,
             paths.containers,
+            paths.volumes,
             paths.staging,
             paths.trash,
         ):

@@ -18,6 +18,7 @@ import attrs
 import trio
 
 import lading
+from lading.events.containerviews import VOLUMES
 from lading.events.envelope import Record
 from lading.events.ids import container_stream
 from lading.events.reach import reach
@@ -126,6 +127,9 @@ class Census:
                 assert set(os.listdir(paths.layers)) <= {name(chain) for chain in reached.layers}
                 assert set(os.listdir(paths.splits)) <= set(os.listdir(paths.layers))
                 assert set(os.listdir(paths.blobs)) <= {name(digest) for digest in reached.blobs}
+                volumes = dict(log.scan(VOLUMES))
+                assert set(os.listdir(paths.volumes) if paths.volumes.exists() else ()) == set(volumes)
+                assert [key for key, volume in volumes.items() if volume.removing] == []
                 assert [log.scan(view) for view in (PULLS, LEASES, GOING)] == [[], [], []]
             finally:
                 log.close()

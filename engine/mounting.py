@@ -1,0 +1,304 @@
+"""Mounts at a container's start: what the runtime is told to mount, and what has to be there before it does.
+
+A runtime that makes a missing mount point walks through whatever the image has there. So the mount points in the
+root are made here, beneath the root as the kernel resolves it (``storage/beneath``), and the runtime is given the
+path that they really have, on which it meets no symlink of the image. A mount point inside another mount is the
+runtime's: what is mounted there isn't yet.
+
+Sources are directories of ours, a path of the host's owner, or a place in the bundle at which what a volume's
+subpath led to is mounted already (``storage/volumes``): nothing that a container could exchange meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import trio
+
+from lading.engine.bundle import make_bundle
+from lading.engine.core import Caller, Core
+from lading.engine.mounts import tmpfs_options
+from lading.engine.oci import MountEntry
+from lading.engine.runtime import Runtime
+from lading.events.container import ContainerState
+from lading.events.containerviews import VOLUMES
+from lading.events.envelope import Proposed
+from lading.events.errors import HostError, ImageInvalid, Invalid, NotFound
+from lading.events.settings import ContainerSettings, Mount
+from lading.events.volume import VolumeFilled, VolumeState, volume_stream
+from lading.storage import linux
+from lading.storage.beneath import IN_ROOT, PATH_DIRECTORY, Parents
+from lading.storage.linux import openat2
+from lading.storage.overlay import unmount
+from lading.storage.store import Paths
+from lading.storage.volumes import data_of, fill_volume, pin_subpath
+
+__all__ = ["mounted_bundle", "mounts_of", "release_volumes"]
+
+_RUNTIMES = ("/dev", "/proc", "/sys")
+"""What the runtime mounts over: mount points below are its own."""
+
+
+async def mounted_bundle(
+    core: Core, state: ContainerState, settings: ContainerSettings, runtime: Runtime, caller: Caller
+) -> str:
+    """``make_bundle`` in a thread, for a container that mounts something; its new volumes are filled first.
+
+    Of several containers that start with the same new volume, one fills it, and the others wait for that. Raises
+    as ``make_bundle`` does, and ``NotFound`` for a volume that is gone. A cancel ends the copying, and the
+    next start begins it again.
+    """
+    names = sorted({mount.source for mount in settings.mounts if mount.kind == "volume"})
+    held: list[trio.Lock] = []
+    try:
+        for name in names:
+            if not _volume(core, name).filled:
+                lock = core.filling.setdefault(name, trio.Lock())
+                await lock.acquire()
+                held.append(lock)
+        volumes = {name: _volume(core, name) for name in names}
+        filled: list[str] = []
+        entries = partial(mounts_of, core.paths, state, settings, volumes=volumes, filled=filled)
+        async with core.volume_lock if any(v.options for v in volumes.values()) else _Free():
+            bundle = await trio.to_thread.run_sync(make_bundle, core.paths, state, core.host, runtime, entries)
+        if filled:
+            events = [Proposed(volume_stream(name), VolumeFilled(state.id)) for name in filled]
+            await core.journal.append(events, actor=caller.actor, command=caller.command)
+    finally:
+        for lock in held:
+            lock.release()
+        for name in names:
+            lock_of = core.filling.get(name)
+            if lock_of is not None and not lock_of.locked():
+                del core.filling[name]
+    return bundle
+
+
+class _Free:
+    """A lock that nobody needs."""
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *args: object) -> None:
+        pass
+
+
+def _volume(core: Core, name: str) -> VolumeState:
+    volume = core.log.get(VOLUMES, name)
+    if volume is None or volume.removing:
+        raise NotFound("volume", name)
+    return volume
+
+
+async def release_volumes(core: Core, container: str) -> None:
+    """Unmount the tmpfs volumes of ``container``, whose run is over, that no other running container has."""
+    names = {mount.source for mount in core.settings(container).mounts if mount.kind == "volume"}
+    shared = [name for name in names if os.path.ismount(_tmpfs(core.paths, name))]
+    if not shared:
+        return
+    async with core.volume_lock:
+        used = {mount.source for other in core.live if other != container for mount in core.settings(other).mounts}
+        for name in shared:
+            if name not in used:
+                unmount(_tmpfs(core.paths, name))
+                os.rmdir(_tmpfs(core.paths, name))
+
+
+def _tmpfs(paths: Paths, name: str) -> str:
+    return f"{paths.run}/volumes/{name}"
+
+
+# -- what the runtime is told -----------------------------------------------------------------------------------
+
+
+def mounts_of(
+    paths: Paths,
+    state: ContainerState,
+    settings: ContainerSettings,
+    root: str,
+    *,
+    volumes: Mapping[str, VolumeState],
+    filled: list[str],
+) -> tuple[MountEntry, ...]:
+    """The mounts of ``settings``, for a container whose root is mounted at ``root``, in the order to mount them.
+
+    Mount points, subpaths and tmpfs volumes are made ready; volumes that are empty and were never filled are
+    filled, and their names added to ``filled``. To be called in a thread of trio's: a cancel ends it. Raises
+    ``HostError``, ``Invalid`` and ``ImageInvalid``; ``clear_bundle`` takes everything away again.
+    """
+    top = os.open(root, PATH_DIRECTORY)
+    parents = Parents(top, _make_directory)
+    try:
+        found: list[MountEntry] = []
+        for number, mount in enumerate(sorted(settings.mounts, key=lambda mount: mount.target.count("/"))):
+            source, options = _source(paths, state, mount, volumes, number)
+            directory = mount.kind == "tmpfs" or _is_directory(source, mount)
+            inside = _is_inside(mount.target, [entry.destination for entry in found])
+            target = mount.target if inside else _mount_point(top, parents, mount.target, directory)
+            inside = inside or _is_inside(target, [entry.destination for entry in found])
+            if mount.kind == "volume" and mount.copy and not mount.subpath and not inside:
+                volume = volumes[mount.source]
+                if not volume.filled and not volume.options and mount.source not in filled:
+                    _fill(top, target, paths, mount.source, filled)
+            kind = "tmpfs" if mount.kind == "tmpfs" else "bind"
+            found.append(MountEntry(target, kind, source, options))
+        return tuple(sorted(found, key=lambda entry: entry.destination.count("/")))
+    finally:
+        parents.forget()
+        os.close(top)
+
+
+def _source(
+    paths: Paths, state: ContainerState, mount: Mount, volumes: Mapping[str, VolumeState], number: int
+) -> tuple[str, tuple[str, ...]]:
+    if mount.kind == "tmpfs":
+        return "tmpfs", tmpfs_options(mount)
+    if mount.kind == "bind":
+        if "create" in mount.options and not os.path.lexists(mount.source):
+            try:
+                os.makedirs(mount.source, 0o755, exist_ok=True)
+            except OSError as error:
+                raise HostError("make the directory", mount.source, error.errno or 0) from error
+        return mount.source, _bind_options(mount)
+    volume = volumes[mount.source]
+    if volume.options:
+        return _with_options(paths, volume, mount)
+    if mount.subpath:
+        place = f"{paths.run}/bundles/{state.id}/mounts"
+        os.makedirs(place, 0o700, exist_ok=True)
+        try:
+            pin_subpath(paths, volume.name, mount.subpath, f"{place}/{number}")
+        except OSError as error:
+            raise HostError("mount the subpath", mount.subpath, error.errno or 0) from error
+        return f"{place}/{number}", _bind_options(mount)
+    return os.fspath(data_of(paths, volume.name)), _bind_options(mount)
+
+
+def _bind_options(mount: Mount) -> tuple[str, ...]:
+    bind = "rbind" if mount.recursive else "bind"
+    if not mount.read_only:
+        access: tuple[str, ...] = ()
+    elif "ro-non-recursive" in mount.options or not mount.recursive or mount.kind == "volume":
+        access = ("ro",)
+    else:
+        access = ("ro", "rro")
+    return (bind, *access, mount.propagation or "rprivate")
+
+
+def _with_options(paths: Paths, volume: VolumeState, mount: Mount) -> tuple[str, tuple[str, ...]]:
+    """The source of a volume of the host's, or of one that is a tmpfs, which is mounted if it isn't yet."""
+    if mount.subpath:
+        raise Invalid(
+            "volume subpath", mount.subpath, f"volume {volume.name} has options of its own: mount all of it"
+        )
+    words = volume.options.get("o", "").split(",")
+    if volume.options["type"] != "tmpfs":
+        source = volume.options["device"]
+        try:
+            if not stat.S_ISDIR(os.stat(source).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), source)
+        except OSError as error:
+            raise HostError(f"mount volume {volume.name}:", source, error.errno or 0) from error
+        options = _bind_options(mount)
+        return source, (*options, "ro") if "ro" in words and "ro" not in options else options
+    place = _tmpfs(paths, volume.name)
+    if not os.path.ismount(place):
+        try:
+            os.makedirs(place, 0o700, exist_ok=True)
+            flags, data = linux.MS_NODEV, ",".join(word for word in words if word).encode()
+            linux.mount(os.fsencode(volume.options["device"]), os.fsencode(place), b"tmpfs", flags, data)
+            linux.mount(b"none", os.fsencode(place), b"none", linux.MS_PRIVATE)
+        except OSError as error:
+            hint = "look at its option 'o'"
+            raise HostError(f"mount volume {volume.name} at", place, error.errno or 0, hint) from error
+    return place, _bind_options(mount)
+
+
+def _is_directory(source: str, mount: Mount) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(source).st_mode)
+    except OSError as error:
+        if mount.kind == "bind" and error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise Invalid(
+                "mount source", mount.source, f"bind source path does not exist: {mount.source}"
+            ) from None
+        hint = "restore it from a backup, or remove the volume" if mount.kind == "volume" else ""
+        raise HostError("mount", source, error.errno or 0, hint) from error
+
+
+# -- mount points -----------------------------------------------------------------------------------------------
+
+
+def _is_inside(target: str, others: Sequence[str]) -> bool:
+    """Whether ``target`` is below what somebody else mounts."""
+    return any(target.startswith(f"{other}/") for other in (*others, *_RUNTIMES)) or target in _RUNTIMES
+
+
+def _mount_point(top: int, parents: Parents, target: str, directory: bool) -> str:
+    """Have a mount point at ``target`` in the root ``top``, and the path by which no symlink leads to it."""
+    path = os.fsencode(target.lstrip("/"))
+    try:
+        real = parents.real(path) if directory else _real_file(top, parents, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.EISDIR):
+            words = (
+                "not a directory: are you trying to mount a directory onto a file (or vice-versa)? "
+                "Check whether the source is what the container expects there"
+            )
+            raise Invalid("mount target", target, words) from error
+        raise ImageInvalid(f"nothing can be mounted at {target}: {os.strerror(error.errno or 0)}") from error
+    found = "/" + os.fsdecode(real)
+    if found == "/" or _is_inside(found, ()):
+        raise ImageInvalid(f"nothing can be mounted at {target}: in this image it leads to {found}")
+    return found
+
+
+def _real_file(top: int, parents: Parents, path: bytes) -> bytes:
+    """As ``Parents.real``, for a file; an empty one is made where nothing is."""
+    try:
+        fd = openat2(path, os.O_PATH, resolve=IN_ROOT, dir_fd=top)
+    except FileNotFoundError:
+        parent, _, name = path.rpartition(b"/")
+        real = parents.real(parent)
+        made = os.open(
+            name,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o755,
+            dir_fd=parents.get(real),
+        )
+        os.close(made)
+        return real + b"/" + name if real else name
+    try:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        above = os.readlink(b"/proc/self/fd/%d" % top)
+        found = os.readlink(b"/proc/self/fd/%d" % fd)
+        if not found.startswith(above + b"/"):
+            raise OSError(errno.ESTALE, "the root was moved while a mount point was looked for")
+        return found[len(above) + 1 :]
+    finally:
+        os.close(fd)
+
+
+def _make_directory(parent: int, _path: list[bytes], name: bytes, _opaque: bool) -> None:
+    os.mkdir(name, 0o755, dir_fd=parent)
+
+
+def _fill(top: int, target: str, paths: Paths, name: str, filled: list[str]) -> None:
+    """Copy what the image has at ``target`` (a path without symlinks) into the volume ``name``."""
+    try:
+        source = openat2(
+            os.fsencode(target.lstrip("/")), os.O_RDONLY | os.O_DIRECTORY, resolve=IN_ROOT, dir_fd=top
+        )
+        try:
+            if fill_volume(source, paths.volume(name), trio.from_thread.check_cancelled):
+                filled.append(name)
+        finally:
+            os.close(source)
+    except OSError as error:
+        raise HostError(f"fill volume {name} with what the image has at", target, error.errno or 0) from error
