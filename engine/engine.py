@@ -29,7 +29,7 @@ from lading.engine.runtime import cgroup_of
 from lading.engine.trash import Trash
 from lading.engine.unpacking import open_unpackers
 from lading.engine.usage import DiskUsage, disk_usage
-from lading.engine.volumes import Volumes
+from lading.engine.volumes import PrunedVolumes, Volumes
 from lading.events.compaction import LogCompacted
 from lading.events.container import LIVE
 from lading.events.envelope import Actor, Proposed
@@ -87,17 +87,25 @@ class Engine:
         until: int | None = None,
         labels: Sequence[str] = (),
         not_labels: Sequence[str] = (),
+        volumes: bool = False,
         dry_run: bool = False,
         actor: Actor | None = None,
         caller: Caller | None = None,
     ) -> PrunedAll:
         """Remove the containers that don't run, and then the images that nothing uses, as ``images.prune`` does.
 
+        ``volumes``: and the volumes that nobody named and nothing uses; ``until`` is not about them.
+
         The choice holds for both. ``dry_run``: only tell what would go. A cancel leaves the rest as it is.
         """
         caller = caller or new_caller(actor=actor)
         chosen = Chosen(until, labels, not_labels)
         gone, freed = await prune_containers(self.containers, caller, chosen, dry_run=dry_run)
+        left = PrunedVolumes([], 0)
+        if volumes:
+            left = await self.volumes.prune(
+                labels=labels, not_labels=not_labels, dry_run=dry_run, gone=gone if dry_run else (), caller=caller
+            )
         images = await self.images.prune(
             all=all,
             until=until,
@@ -107,7 +115,7 @@ class Engine:
             gone=gone if dry_run else (),
             caller=caller,
         )
-        return PrunedAll(gone, images, freed + images.reclaimed)
+        return PrunedAll(gone, images, freed + left.reclaimed + images.reclaimed, left.names)
 
     async def compact(
         self, before: int | str | datetime, *, actor: Actor | None = None, caller: Caller | None = None

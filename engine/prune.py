@@ -56,11 +56,14 @@ class Pruned:
 
 @attrs.frozen
 class PrunedAll:
-    """What went, or would go, of everything: ids of containers, images, and how many bytes that frees on disk."""
+    """What went, or would go, of everything: ids of containers, images, names of volumes, and how many bytes that
+    frees on disk.
+    """
 
     containers: list[ContainerId]
     images: Pruned
     reclaimed: int
+    volumes: list[str] = attrs.field(factory=list)
 
 
 async def prune_containers(

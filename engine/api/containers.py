@@ -10,9 +10,10 @@ import trio
 
 from lading.engine.api.create import parse_create
 from lading.engine.api.listing import LISTING_FILTERS, Listing
-from lading.engine.api.past import seen_by
+from lading.engine.api.past import Seen, seen_by
 from lading.engine.api.request import caller_of, check_reference, filters_of, not_supported
 from lading.engine.api.shapes import Sizes, container_inspect, container_summary
+from lading.engine.api.volumeshapes import host_config_mounts, mount_points
 from lading.engine.container import Container
 from lading.engine.core import Caller
 from lading.engine.engine import Engine
@@ -20,10 +21,12 @@ from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.usage import measure_writable
 from lading.events.container import LIVE, ContainerState, Phase
+from lading.events.containerviews import SETTINGS
 from lading.events.errors import HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId
 from lading.events.image import ImageState
 from lading.events.platforms import parse_platform
+from lading.events.settings import ContainerSettings
 from lading.events.views import IMAGES
 
 __all__ = ["add_container_routes"]
@@ -81,7 +84,10 @@ class _Containers:
         shown = []
         for state in listing.states():
             sizes = await self._sizes(state) if sized else None
-            shown.append(container_summary(state, listing.image_name(state), seen.now, sizes))
+            shown.append(
+                container_summary(state, listing.image_name(state), seen.now, sizes)
+                | {"Mounts": mount_points(_settings(seen, state), self._engine.core.paths)}
+            )
         return Response.json(shown, headers=seen.headers)
 
     async def inspect(self, request: Request) -> Reply:
@@ -92,9 +98,12 @@ class _Containers:
             runtime = (await self._engine.core.runtime()).name
         except HostError:
             runtime = ""
-        return Response.json(
-            container_inspect(state, self._engine.core.paths, runtime, sizes), headers=seen.headers
-        )
+        paths, settings = self._engine.core.paths, _settings(seen, state)
+        shown = container_inspect(state, paths, runtime, sizes)
+        shown["Mounts"] = mount_points(settings, paths)
+        shown["HostConfig"] |= host_config_mounts(settings)
+        shown["Config"]["Volumes"] = {target: {} for target in settings.volumes} or None
+        return Response.json(shown, headers=seen.headers)
 
     async def _sizes(self, state: ContainerState) -> Sizes:
         image = self._engine.core.log.get(IMAGES, state.spec.image)
@@ -112,11 +121,7 @@ class _Containers:
         container, _ = await engine.containers.make(
             asked.recipe, name=name, start=False, caller=caller_of(request)
         )
-        warnings = list(asked.warnings)
-        if image.config.volumes:
-            where = ", ".join(image.config.volumes)
-            warnings.append(f"There are no volumes in this release: {where} will be part of the container itself.")
-        return Response.json({"Id": container.id, "Warnings": warnings}, 201)
+        return Response.json({"Id": container.id, "Warnings": asked.warnings}, 201)
 
     async def start(self, request: Request) -> Reply:
         if request.query.get("checkpoint"):
@@ -173,7 +178,9 @@ class _Containers:
         container, caller = self._asked(request)
         try:
             name = "" if caller.once else container.name
-            await container.remove(force=request.query.flag("force"), caller=caller)
+            await container.remove(
+                force=request.query.flag("force"), volumes=request.query.flag("v"), caller=caller
+            )
         except WrongPhase as error:
             if error.phase == Phase.REMOVING:
                 words = f"removal of container {request.params['id']} is already in progress"
@@ -187,6 +194,10 @@ class _Containers:
             # Its own end removed it between our look and our word.
             raise NotFound("container", request.params["id"]) from None
         return Response(204)
+
+
+def _settings(seen: Seen, state: ContainerState) -> ContainerSettings:
+    return seen.reader.get(SETTINGS, state.id) or ContainerSettings()
 
 
 def _check_platform(platform: str, name: str, image: ImageState) -> None:

@@ -16,9 +16,11 @@ from typing import Any, Final
 
 import attrs
 
+from lading.engine.api.mountspecs import parse_mounts
 from lading.engine.api.request import not_supported
 from lading.engine.http.message import HttpError
 from lading.engine.recipe import Recipe
+from lading.events.settings import ContainerSettings
 from lading.events.spec import NetworkMode
 
 __all__ = ["CreateRequest", "parse_create"]
@@ -41,11 +43,14 @@ _CONFIG: Final = frozenset(
     {
         *("Image", "Cmd", "Entrypoint", "Env", "WorkingDir", "User", "Hostname", "Labels", "Tty", "OpenStdin"),
         *("StdinOnce", "AttachStdin", "AttachStdout", "AttachStderr", "StopSignal", "StopTimeout"),
-        *("HostConfig", "NetworkingConfig", "ArgsEscaped"),
+        *("HostConfig", "NetworkingConfig", "ArgsEscaped", "Volumes"),
     }
 )
 _HOST: Final = frozenset(
-    {"NetworkMode", "AutoRemove", "ReadonlyRootfs", "RestartPolicy", "LogConfig", "CgroupnsMode"}
+    {
+        *("NetworkMode", "AutoRemove", "ReadonlyRootfs", "RestartPolicy", "LogConfig", "CgroupnsMode"),
+        *("Binds", "Mounts", "Tmpfs", "VolumesFrom", "VolumeDriver"),
+    }
 )
 
 _SAYS_NOTHING: Final[Mapping[str, tuple[object, ...]]] = {
@@ -66,11 +71,6 @@ _NULL_ONLY: Final = frozenset({"MaskedPaths", "ReadonlyPaths"})
 """Of HostConfig: an empty list asks for no protection, null for the usual one."""
 
 _FLAGS: Final[Mapping[str, str]] = {
-    "Binds": "mounting volumes and host directories (--volume)",
-    "Mounts": "mounting volumes, host directories and tmpfs (--mount)",
-    "Tmpfs": "mounting tmpfs (--tmpfs)",
-    "Volumes": "a volume of its own (--volume)",
-    "VolumesFrom": "taking over volumes (--volumes-from)",
     "PortBindings": "publishing ports (--publish)",
     "PublishAllPorts": "publishing ports (--publish-all)",
     "ExposedPorts": "exposing ports (--expose)",
@@ -119,6 +119,7 @@ def parse_create(body: Mapping[str, Any], *, cgroup_v2: bool) -> CreateRequest:
     image = _text(body, "Image")
     if not image:
         raise HttpError(400, "no image was given: Image must name one")
+    mounts, volumes_from = parse_mounts(body)
     recipe = Recipe(
         image=image,
         command=_words(body, "Cmd") or (),
@@ -135,6 +136,8 @@ def parse_create(body: Mapping[str, Any], *, cgroup_v2: bool) -> CreateRequest:
         stop_signal=_text(body, "StopSignal") or None,
         stop_timeout=_number(body, "StopTimeout"),
         read_only=_flag(host, "ReadonlyRootfs"),
+        settings=ContainerSettings(mounts=mounts),
+        volumes_from=volumes_from,
     )
     return CreateRequest(recipe, tuple(warnings))
 

@@ -21,6 +21,7 @@ from lading.engine.api.history import Window, each_page
 from lading.engine.api.imageshapes import familiar
 from lading.engine.api.request import Filters, filters_of, instant_of
 from lading.engine.api.shapes import UNKNOWN_EXIT
+from lading.engine.api.volumeevents import volume_words
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Request, Send
 from lading.engine.http.router import Router
@@ -54,8 +55,8 @@ from lading.storage.lookback import Lookback
 
 __all__ = ["add_event_route"]
 
-_NEVER_HERE: Final = ("config", "daemon", "network", "node", "plugin", "secret", "service", "volume")
-_FILTERS: Final = frozenset(("container", "event", "image", "label", "scope", "type", *_NEVER_HERE))
+_NEVER_HERE: Final = ("config", "daemon", "network", "node", "plugin", "secret", "service")
+_FILTERS: Final = frozenset(("container", "event", "image", "label", "scope", "type", "volume", *_NEVER_HERE))
 """Docker's. Of some of these kinds nothing ever happens here, so they fit nothing."""
 
 
@@ -71,9 +72,9 @@ class _Event:
     image: str
 
     def shape(self) -> dict[str, Any]:
+        both = {"status": self.action, "id": self.id} if self.kind != "volume" else {}
         return {
-            "status": self.action,
-            "id": self.id,
+            **both,
             **({"from": self.attributes.get("image", "")} if self.kind == "container" else {}),
             "Type": self.kind,
             "Action": self.action,
@@ -121,8 +122,12 @@ class _Events:
 
 def _selection(filters: Filters) -> Selection:
     """Records that could give an event which fits: the rest need not be decoded."""
-    kinds = filters.get("type", ("container", "image"))
-    streams = {"container": ("container/",), "image": ("image/", "tag/", "pull/")}
+    kinds = filters.get("type", ("container", "image", "volume"))
+    streams = {
+        "container": ("container/",),
+        "image": ("image/", "tag/", "pull/"),
+        "volume": ("volume/", "container/"),
+    }
     return select(streams=[stream for kind in kinds for stream in streams.get(kind, ())] or ["none"])
 
 
@@ -154,8 +159,8 @@ class _Translator:
 
     def events(self, record: Record) -> list[_Event]:
         """What Docker would have told of ``record``."""
-        if record.stream.startswith("container/"):
-            return list(self._of_container(record))
+        if record.stream.startswith(("container/", "volume/")):
+            return self._with_volumes(record)
         match record.event:
             case ImageAdded(image=image, origin="import" | "load" as origin):
                 return [self._image(record, image, origin, image)]
@@ -170,6 +175,15 @@ class _Translator:
             case Pushed(image=image, name=name):
                 return [self._moved(record, image, "push", familiar(name))]
         return []
+
+    def _with_volumes(self, record: Record) -> list[_Event]:
+        """What a container or a volume did. A volume is mounted before, and unmounted after."""
+        own = list(self._of_container(record)) if record.stream.startswith("container/") else []
+        told = [
+            _Event("volume", word.action, word.name, word.attributes, record.time, "")
+            for word in volume_words(self._log, record)
+        ]
+        return [*told, *own] if isinstance(record.event, Started) else [*own, *told]
 
     def _image(self, record: Record, image: str, action: str, name: str) -> _Event:
         return _Event("image", action, image, {**self._labels(image), "name": name}, record.time, image)
@@ -262,6 +276,8 @@ def _fits(event: _Event, filters: Filters) -> bool:
             case "image":
                 name = event.attributes.get("name" if event.kind == "image" else "image", "")
                 fits = any(is_image(value, event.image, name) for value in values)
+            case "volume":
+                fits = event.kind == "volume" and any(event.id.startswith(value) for value in values)
             case "label":
                 fits = labels_fit(values, event.attributes)
             case "scope":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from lading.engine.api.mountspecs import volume_name_words
 from lading.engine.http.message import HttpError, Response
 from lading.events.errors import (
     AlreadyExists,
@@ -14,6 +15,7 @@ from lading.events.errors import (
     CannotStart,
     EngineClosed,
     ImageInvalid,
+    InUse,
     Invalid,
     LadingError,
     NotFound,
@@ -59,6 +61,8 @@ def failure_words(error: Exception) -> str:
             return error.message
         case NotFound(kind="image"):
             return f"No such image: {_with_tag(error.name)}"
+        case NotFound(kind="volume"):
+            return f"get {error.name}: no such volume"
         case NotFound():
             return f"No such {error.kind}: {error.name}"
         case Ambiguous():
@@ -68,6 +72,12 @@ def failure_words(error: Exception) -> str:
                 f'Conflict. The container name "/{error.name}" is already in use by container "{error.holder}". '
                 "You have to remove (or rename) that container to be able to reuse that name."
             )
+        case InUse(kind="volume"):
+            return f"remove {error.name}: volume is in use - [{', '.join(error.users)}]"
+        case Invalid(field="volume name"):
+            return f"create {error.value}: {volume_name_words(error)}"
+        case Invalid(field="mount" | "mount target" | "mount source" | "mount option" | "volumes-from"):
+            return error.why
         case Invalid(field="container name"):
             return f"Invalid container name ({error.value}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         case _:

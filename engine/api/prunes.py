@@ -1,4 +1,4 @@
-"""Removing what nothing uses, over HTTP: stopped containers and images.
+"""Removing what nothing uses, over HTTP: stopped containers and images. (Volumes are in ``api/volumes``.)
 
 ``docker system prune`` asks for containers, networks, volumes, images and the build cache one after the other:
 of those that this release doesn't have, nothing is removed. Each takes ``dry_run=1``, which is not Docker's: it
@@ -33,8 +33,6 @@ def add_prune_routes(router: Router, engine: Engine) -> None:
     router.add("POST", "/containers/prune", prunes.one_at_a_time("containers", prunes.containers))
     router.add("POST", "/images/prune", prunes.one_at_a_time("images", prunes.images))
     router.add("POST", "/networks/prune", _nothing(_FILTERS, {"NetworksDeleted": None}))
-    volumes = {"VolumesDeleted": None, "SpaceReclaimed": 0}
-    router.add("POST", "/volumes/prune", _nothing(("all", "label", "label!"), volumes))
     cache = ("until", "id", "parent", "type", "description", "inuse", "shared", "private", "label", "label!")
     router.add("POST", "/build/prune", _nothing(cache, {"CachesDeleted": None, "SpaceReclaimed": 0}))
 

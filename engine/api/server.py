@@ -27,6 +27,7 @@ from lading.engine.api.retention import add_retention_routes
 from lading.engine.api.streams import add_stream_routes
 from lading.engine.api.system import add_system_routes
 from lading.engine.api.usage import add_usage_route
+from lading.engine.api.volumes import add_volume_routes
 from lading.engine.api.waits import add_wait_route
 from lading.engine.engine import Engine
 from lading.engine.http import server as http_server
@@ -83,6 +84,7 @@ def api_handler(engine: Engine) -> Handler:
     add_prune_routes(router, engine)
     add_usage_route(router, engine)
     add_stream_routes(router, engine)
+    add_volume_routes(router, engine)
     add_wait_route(router, engine)
     add_event_route(router, engine)
     add_history_route(router, engine)

@@ -100,7 +100,7 @@ class _System:
                 "Driver": "overlay2",
                 "DriverStatus": [["Log position", str(engine.log.position)]],
                 "Plugins": {
-                    "Volume": [],
+                    "Volume": ["local"],
                     "Network": ["host", "none"],
                     "Authorization": None,
                     "Log": ["json-file"],

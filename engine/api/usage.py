@@ -1,7 +1,7 @@
 """What everything takes on disk, over HTTP.
 
-Layers and images are in the log's views; what a container wrote is measured. Volumes and a build cache are not in
-this release and take nothing.
+Layers and images are in the log's views; what a container wrote and what is in a volume is measured. A build cache
+is not in this release and takes nothing.
 
 Source: Docker Engine API v1.47, SystemDataUsage; moby ``daemon/disk_usage.go`` (v27).
 """
@@ -16,10 +16,12 @@ from lading.engine.api.imageshapes import image_summary
 from lading.engine.api.listing import Listing
 from lading.engine.api.past import Seen, seen_by
 from lading.engine.api.shapes import Sizes, container_summary
+from lading.engine.api.volumeshapes import volume_shape
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.usage import measure_writable
+from lading.engine.volumes import volume_usage
 from lading.events.views import IMAGES, LAYERS
 
 __all__ = ["add_usage_route"]
@@ -51,11 +53,18 @@ class _Usage:
                 "LayersSize": layers if "image" in wanted else 0,
                 "Images": _images(seen, version) if "image" in wanted else None,
                 "Containers": await self._containers(seen) if "container" in wanted else None,
-                "Volumes": [] if "volume" in wanted else None,
+                "Volumes": await self._volumes(seen) if "volume" in wanted else None,
                 "BuildCache": [] if "build-cache" in wanted else None,
             },
             headers=seen.headers,
         )
+
+    async def _volumes(self, seen: Seen) -> list[dict[str, Any]]:
+        core = self._engine.core
+        return [
+            volume_shape(each.volume, core.paths, (each.size, len(each.users)))
+            for each in await volume_usage(core, seen.reader)
+        ]
 
     async def _containers(self, seen: Seen) -> list[dict[str, Any]]:
         listing, shown = Listing(seen, {}, all=True), []

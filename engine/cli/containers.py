@@ -143,16 +143,17 @@ def kill(place: Place, containers: tuple[str, ...], signal: str) -> int:
 
 @click.command(epilog=_example("lading rm web", "lading rm -f web db"))
 @click.option("-f", "--force", is_flag=True, help="Kill it first if it runs.")
+@click.option("-v", "--volumes", is_flag=True, help="And its volumes that nobody named, if no other mounts them.")
 @_containers
 @click.pass_obj
-def rm(place: Place, containers: tuple[str, ...], force: bool) -> int:
+def rm(place: Place, containers: tuple[str, ...], force: bool, volumes: bool) -> int:
     """Remove containers with what they wrote.
 
     Their history stays in the log: see `lading log`.
     """
 
     async def one(client: Client, name: str) -> str:
-        await post(client, "containers", name, method="DELETE", force=int(force))
+        await post(client, "containers", name, method="DELETE", force=int(force), v=int(volumes))
         return name
 
     return run_with_engine(place, lambda client: each(client, containers, one))

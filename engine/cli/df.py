@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+Volume = tuple[str, int, int]
+"""A volume's name, its size in bytes (-1: not known), and how many containers mount it."""
+
 
 @click.command(epilog="\b\nExample:\n  lading df\n  lading df -v\n  lading df --json | jq .history")
-@click.option("-v", "--verbose", is_flag=True, help="Each image and each container.")
+@click.option("-v", "--verbose", is_flag=True, help="Each image, container and volume.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object, sizes in bytes.")
 @click.pass_obj
 def df(place: Place, verbose: bool, as_json: bool) -> int:
@@ -32,26 +35,30 @@ def df(place: Place, verbose: bool, as_json: bool) -> int:
     from pathlib import Path
 
     from lading.engine.usage import disk_usage
-    from lading.events.views import CONTAINERS
+    from lading.engine.volumes import volume_users
+    from lading.events.containerviews import CONTAINERS, VOLUMES
     from lading.storage.costs import history_costs
     from lading.storage.store import locate, read_log
+    from lading.storage.volumes import measure_volume
 
     root = Path(place.root)
     log = read_log(root)
     try:
         paths = locate(root.resolve())
         states = [state for _, state in log.scan(CONTAINERS)]
+        users = volume_users(log)
+        volumes = [(name, measure_volume(paths, name), len(users.get(name, ()))) for name, _ in log.scan(VOLUMES)]
         usage = disk_usage(log, paths)
         history = history_costs(log, paths.archive)
     finally:
         log.close()
     sizes = _sizes(paths, states)
     if as_json:
-        print(json.dumps(_as_dict(usage, states, sizes, history), indent=2))
+        print(json.dumps(_as_dict(usage, states, sizes, volumes, history), indent=2))
     elif verbose:
-        _show_each(usage, states, sizes)
+        _show_each(usage, states, sizes, volumes)
     else:
-        _show(usage, states, sizes, history)
+        _show(usage, states, sizes, volumes, history)
     return 0
 
 
@@ -69,7 +76,11 @@ def _runs(state: ContainerState) -> bool:
 
 
 def _as_dict(
-    usage: DiskUsage, states: list[ContainerState], sizes: dict[str, int], history: HistoryCosts
+    usage: DiskUsage,
+    states: list[ContainerState],
+    sizes: dict[str, int],
+    volumes: list[Volume],
+    history: HistoryCosts,
 ) -> dict[str, Any]:
     import attrs
 
@@ -92,11 +103,28 @@ def _as_dict(
             "reclaimable": sum(sizes[state.id] for state in stopped),
             "each": [{"id": state.id, "name": state.name, "size": sizes[state.id]} for state in states],
         },
+        "volumes": {
+            "total": len(volumes),
+            "active": sum(users > 0 for _, _, users in volumes),
+            "size": _size_of(volumes),
+            "reclaimable": _size_of([volume for volume in volumes if not volume[2]]),
+            "each": [{"name": name, "size": size, "containers": users} for name, size, users in volumes],
+        },
         "history": attrs.asdict(history),
     }
 
 
-def _show(usage: DiskUsage, states: list[ContainerState], sizes: dict[str, int], history: HistoryCosts) -> None:
+def _size_of(volumes: list[Volume]) -> int:
+    return sum(max(size, 0) for _, size, _ in volumes)
+
+
+def _show(
+    usage: DiskUsage,
+    states: list[ContainerState],
+    sizes: dict[str, int],
+    volumes: list[Volume],
+    history: HistoryCosts,
+) -> None:
     from lading.engine.cli.tables import draw, size
 
     active = sum(image.containers > 0 for image in usage.images)
@@ -109,6 +137,13 @@ def _show(usage: DiskUsage, states: list[ContainerState], sizes: dict[str, int],
         ("  their archives", "", "", size(usage.archives), ""),
         ("  documents", "", "", size(usage.documents), ""),
         ("Containers", str(len(states)), str(running), size(written), _part(stopped, written)),
+        (
+            "Volumes",
+            str(len(volumes)),
+            str(sum(users > 0 for _, _, users in volumes)),
+            size(_size_of(volumes)),
+            _part(_size_of([volume for volume in volumes if not volume[2]]), _size_of(volumes)),
+        ),
         ("History", str(history.parts["records"].entries), "", size(history.size), ""),
         *((f"  {name}", str(part.entries), "", size(part.size), "") for name, part in history.parts.items()),
         ("Archives", str(history.archives), "", size(history.archive_size), ""),
@@ -122,7 +157,9 @@ def _part(count: int, total: int) -> str:
     return size(count) + (f" ({100 * count // total}%)" if total else "")
 
 
-def _show_each(usage: DiskUsage, states: list[ContainerState], sizes: dict[str, int]) -> None:
+def _show_each(
+    usage: DiskUsage, states: list[ContainerState], sizes: dict[str, int], volumes: list[Volume]
+) -> None:
     from lading.engine.cli.tables import draw, short_id, size
 
     print("Images space usage:\n")
@@ -139,6 +176,16 @@ def _show_each(usage: DiskUsage, states: list[ContainerState], sizes: dict[str, 
             (short_id(state.id), state.spec.image_name, str(state.phase), size(sizes[state.id]), state.name)
             for state in sorted(states, key=lambda state: -sizes[state.id])
         ),
+    )
+    _show_volumes(volumes)
+
+
+def _show_volumes(volumes: list[Volume]) -> None:
+    from lading.engine.cli.tables import draw, size
+
+    print("\nLocal Volumes space usage:\n")
+    draw(
+        ("VOLUME NAME", "LINKS", "SIZE"), ((name, str(users), size(max(used, 0))) for name, used, users in volumes)
     )
 
 

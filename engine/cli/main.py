@@ -32,6 +32,7 @@ from lading.engine.cli import serve as cli_serve
 from lading.engine.cli import timeline as cli_timeline
 from lading.engine.cli import transfers as cli_transfers
 from lading.engine.cli import verify as cli_verify
+from lading.engine.cli import volume as cli_volume
 from lading.engine.cli.client import DEFAULT_ROOT, find_place, message_of, say_error
 from lading.engine.cli.complete import completion
 
@@ -130,6 +131,7 @@ for _command in (
     *cli_transfers.COMMANDS,
     *cli_archives.COMMANDS,
     *cli_imagegroup.COMMANDS,
+    *cli_volume.COMMANDS,
     *cli_login.COMMANDS,
     *cli_prune.COMMANDS,
     *cli_log.COMMANDS,

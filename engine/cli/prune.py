@@ -1,4 +1,4 @@
-"""``lading prune`` and ``lading image prune``: removing what nothing uses."""
+"""``lading prune`` and ``lading image prune``, and ``volume prune`` in part: removing what nothing uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lading.engine.cli.tables import size
 if TYPE_CHECKING:
     from lading.engine.http.client import Client
 
-__all__ = ["COMMANDS", "prune_images"]
+__all__ = ["COMMANDS", "confirm", "prune_images", "prune_volumes"]
 
 _FILTERS = ("until", "label", "label!")
 
@@ -45,19 +45,28 @@ def _options(command: Any) -> Any:
 
 @click.command(epilog="\b\nExamples:\n  lading prune --dry-run\n  lading prune -af --filter until=24h")
 @_options
+@click.option("--volumes", is_flag=True, help="Also volumes that nobody named and no container mounts.")
 @click.pass_obj
-def prune(place: Place, every: bool, dry_run: bool, force: bool, filters: dict[str, list[str]]) -> int:
+def prune(
+    place: Place, every: bool, dry_run: bool, force: bool, filters: dict[str, list[str]], volumes: bool
+) -> int:
     """Remove stopped containers and images that nothing uses.
 
     Without -a, of images only those without a name.
     """
+    if volumes and "until" in filters:
+        raise click.UsageError('The "until" filter is not supported with "--volumes".')
     images = "all images without at least one container" if every else "all images without a name"
-    _confirm(("all stopped containers", images), force or dry_run)
+    more = ("all anonymous volumes not used by at least one container",) if volumes else ()
+    confirm(("all stopped containers", *more, images), force or dry_run)
 
     async def work(client: Client) -> int:
         containers = await _ask(client, "containers", filters, dry_run)
         _list("Containers", containers["ContainersDeleted"] or (), dry_run)
-        freed = containers["SpaceReclaimed"] + await _images(client, every, filters, dry_run, stopped=True)
+        freed: int = containers["SpaceReclaimed"]
+        if volumes:
+            freed += await _volumes(client, filters, dry_run, stopped=True)
+        freed += await _images(client, every, filters, dry_run, stopped=True)
         _total(freed, dry_run)
         return 0
 
@@ -73,7 +82,7 @@ def prune_images(place: Place, every: bool, dry_run: bool, force: bool, filters:
     Without -a only those without a name.
     """
     what = "all images without at least one container" if every else "all images without a name"
-    _confirm((what,), force or dry_run)
+    confirm((what,), force or dry_run)
 
     async def work(client: Client) -> int:
         _total(await _images(client, every, filters, dry_run), dry_run)
@@ -89,6 +98,22 @@ async def _images(
     answer = await _ask(client, "images", asked, dry_run, stopped)
     gone = answer["ImagesDeleted"] or ()
     _list("Images", [f"{word.lower()}: {name}" for each in gone for word, name in each.items()], dry_run)
+    freed: int = answer["SpaceReclaimed"]
+    return freed
+
+
+async def prune_volumes(client: Client, every: bool, filters: Mapping[str, Sequence[str]], dry_run: bool) -> int:
+    """Remove the volumes that no container mounts, ``every`` one or those that nobody named, and tell which."""
+    asked = {**filters, "all": ["true"]} if every else filters
+    _total(await _volumes(client, asked, dry_run), dry_run)
+    return 0
+
+
+async def _volumes(
+    client: Client, filters: Mapping[str, Sequence[str]], dry_run: bool, *, stopped: bool = False
+) -> int:
+    answer = await _ask(client, "volumes", filters, dry_run, stopped)
+    _list("Volumes", answer["VolumesDeleted"] or (), dry_run)
     freed: int = answer["SpaceReclaimed"]
     return freed
 
@@ -113,7 +138,8 @@ def _total(freed: int, dry_run: bool) -> None:
     print(f"{'Would reclaim' if dry_run else 'Total reclaimed space:'} {size(freed)}")
 
 
-def _confirm(what: Sequence[str], agreed: bool, ask: Callable[..., bool] = click.confirm) -> None:
+def confirm(what: Sequence[str], agreed: bool, ask: Callable[..., bool] = click.confirm) -> None:
+    """Ask whether ``what`` may go, unless that was ``agreed``. Raises ``click.Abort``, ``click.UsageError``."""
     if agreed:
         return
     if not sys.stdin.isatty():

@@ -9,6 +9,7 @@ import click
 
 from lading.engine.cli.client import Place, message_of, say_error
 from lading.engine.cli.complete import complete_image
+from lading.engine.cli.mountflags import mount_options, mount_request
 
 if TYPE_CHECKING:
     from lading.engine.cli.attach import PullPolicy
@@ -49,9 +50,15 @@ def make_request(
     remove: bool = False,
     stop_signal: str | None = None,
     stop_timeout: int | None = None,
+    volume: tuple[str, ...] = (),
+    mount: tuple[dict[str, Any], ...] = (),
+    tmpfs: tuple[str, ...] = (),
+    volumes_from: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The body of ``POST /containers/create`` (Docker Engine API, ContainerCreate)."""
+    body, host = mount_request(volume=volume, mount=mount, tmpfs=tmpfs, volumes_from=volumes_from)
     request: dict[str, Any] = {
+        **body,
         "Image": image,
         "Env": list(env),
         "Labels": {key: value for key, _, value in (word.partition("=") for word in label)},
@@ -60,7 +67,7 @@ def make_request(
         "AttachStdin": interactive and not detach,
         "AttachStdout": not detach,
         "AttachStderr": not detach,
-        "HostConfig": {"NetworkMode": network, "AutoRemove": remove, "ReadonlyRootfs": read_only},
+        "HostConfig": {"NetworkMode": network, "AutoRemove": remove, "ReadonlyRootfs": read_only, **host},
     }
     optional = {
         "Cmd": list(command) or None,
@@ -104,6 +111,7 @@ def make_request(
 @click.option("-l", "--label", multiple=True, metavar="KEY[=VALUE]", help="Set a label.")
 @click.option("--hostname", metavar="NAME", help="Its host name.")
 @click.option("--read-only", is_flag=True, help="Mount its root file system read-only.")
+@mount_options
 @click.option("--stop-signal", metavar="SIGNAL", help="What a stop sends.  [SIGTERM]")
 @click.option("--stop-timeout", type=int, metavar="SECONDS", help="From a stop to SIGKILL; negative: never.  [10]")
 @click.option(

@@ -106,7 +106,7 @@ async def test_filters_are_dockers(api: Any) -> None:
     assert await fits("image=busybox") == [pictures[1], *ones, *twos]
     assert await fits(f"image={image}") == [*pictures, *ones, *twos]
     assert await fits("scope=local", "event=create") == [*ones, twos[0]]
-    for nothing in ("scope=swarm", "type=network", "network=x", "volume=x", "plugin=x", "node=x", "service=x"):
+    for nothing in ("scope=swarm", "type=network", "network=x", "plugin=x", "node=x", "service=x"):
         assert (nothing, await fits(nothing)) == (nothing, [])
     for nothing in ("secret=x", "config=x", "daemon=x", "image=nope", "image=UPPER", "event=oom"):
         assert (nothing, await fits(nothing)) == (nothing, [])

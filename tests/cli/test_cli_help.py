@@ -20,7 +20,7 @@ COMMANDS = [
     *("backup", "compact", "completion", "df", "diff", "doctor", "events", "export", "history", "image"),
     *("images", "import", "import-log", "inspect", "keygen", "kill", "load", "log", "login", "logout"),
     *("logs", "prune", "ps", "pull", "push", "rename", "restore", "rm", "rmi", "run"),
-    *("save", "seal", "serve", "start", "stop", "tag", "timeline", "verify", "version", "wait"),
+    *("save", "seal", "serve", "start", "stop", "tag", "timeline", "verify", "version", "volume", "wait"),
 ]
 
 _IMPORTED = """
