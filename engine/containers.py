@@ -20,7 +20,7 @@ from lading.engine.mapping import Results
 from lading.engine.mounts import settle_mounts
 from lading.engine.names import random_name
 from lading.engine.queries import ContainerQueries
-from lading.engine.recipe import Recipe, make_recipe, make_spec
+from lading.engine.recipe import Recipe, make_recipe, make_spec, settle_health
 from lading.engine.removal import own_volumes, remove_container
 from lading.engine.restarts import restart_when_due
 from lading.engine.retry import deciding, first_result
@@ -189,6 +189,9 @@ class Containers:
         async with self.core.content.using():  # the image's layers stay until the container is there to need them
             image = self._images.resolve(recipe.image)
             spec = attrs.evolve(make_spec(recipe, image), layers=self._images.visible_layers(image))
+            health = settle_health(recipe.settings.health, self._images.health(image))
+            if health != recipe.settings.health:
+                recipe = attrs.evolve(recipe, settings=attrs.evolve(recipe.settings, health=health))
             asked = CreateContainer(ContainerId(secrets.token_hex(32)), name or "", spec, start)
             if recipe.settings != USUAL or image.config.volumes or recipe.volumes_from:
                 container, records = await self._append_configured(recipe, image.config, asked, caller)

@@ -38,7 +38,7 @@ _OPTIONS = {"bind": "BindOptions", "volume": "VolumeOptions", "tmpfs": "TmpfsOpt
 
 
 def mount_options(command: F) -> F:
-    """Add the options. Their values (``volume``, ``mount``, ``tmpfs``, ``volumes_from``) make ``mount_request``."""
+    """Add the options, whose values ``mount_request`` takes."""
     options = (
         click.option("-v", "--volume", multiple=True, metavar="[SOURCE:]TARGET[:MODE]",
                      help="Mount a volume, or a directory of the host (an absolute path)."),
