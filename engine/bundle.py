@@ -104,12 +104,19 @@ def make_bundle(
             readonly_rootfs=spec.read_only,
             files=tuple((f"{bundle}/{name}", f"/etc/{name}") for name in _FILES),
             mounts=entries,
+            propagation=_propagation(entries),
         ),
         host,
         runtime.seccomp,
     )
     _write(f"{bundle}/config.json", config)
     return bundle
+
+
+def _propagation(entries: tuple[MountEntry, ...]) -> str:
+    """What the root's propagation has to be for that of ``entries`` (moby ``daemon/oci_linux.go``)."""
+    said = {option for entry in entries for option in entry.options}
+    return "rshared" if said & {"shared", "rshared"} else "rslave" if said & {"slave", "rslave"} else ""
 
 
 def clear_bundle(paths: Paths, container: str) -> None:

@@ -35,10 +35,11 @@ from lading.storage.beneath import IN_ROOT, PATH_DIRECTORY, Parents
 from lading.storage.linux import openat2
 from lading.storage.overlay import unmount
 from lading.storage.store import Paths
-from lading.storage.volumes import data_of, fill_volume, pin_subpath
+from lading.storage.volumes import data_of, fill_volume, pin, pin_subpath
 
 __all__ = ["mounted_bundle", "mounts_of", "release_volumes"]
 
+_MAX_SYMLINKS = 40
 _RUNTIMES = ("/dev", "/proc", "/sys")
 """What the runtime mounts over: mount points below are its own."""
 
@@ -138,8 +139,15 @@ def mounts_of(
         for number, mount in enumerate(sorted(settings.mounts, key=lambda mount: mount.target.count("/"))):
             source, options = _source(paths, state, mount, volumes, number)
             directory = mount.kind == "tmpfs" or _is_directory(source, mount)
+            if directory and _is_read_only_below(mount):
+                options = (*options, "rro")
             inside = _is_inside(mount.target, [entry.destination for entry in found])
-            target = mount.target if inside else _mount_point(top, parents, mount.target, directory)
+            target = mount.target
+            if not inside:
+                before = _mode(top, mount.target) if mount.kind == "tmpfs" else None
+                target = _mount_point(top, parents, mount.target, directory)
+                if mount.kind == "tmpfs":
+                    options = _with_mode(top, target, options, before)
             inside = inside or _is_inside(target, [entry.destination for entry in found])
             if mount.kind == "volume" and mount.copy and not mount.subpath and not inside:
                 volume = volumes[mount.source]
@@ -164,30 +172,43 @@ def _source(
                 os.makedirs(mount.source, 0o755, exist_ok=True)
             except OSError as error:
                 raise HostError("make the directory", mount.source, error.errno or 0) from error
-        return mount.source, _bind_options(mount)
+        if mount.recursive:
+            return mount.source, _bind_options(mount)
+        return _pinned(paths, state, mount, number), _bind_options(mount)
     volume = volumes[mount.source]
     if volume.options:
         return _with_options(paths, volume, mount)
     if mount.subpath:
-        place = f"{paths.run}/bundles/{state.id}/mounts"
-        os.makedirs(place, 0o700, exist_ok=True)
-        try:
-            pin_subpath(paths, volume.name, mount.subpath, f"{place}/{number}")
-        except OSError as error:
-            raise HostError("mount the subpath", mount.subpath, error.errno or 0) from error
-        return f"{place}/{number}", _bind_options(mount)
+        return _pinned(paths, state, mount, number), _bind_options(mount)
     return os.fspath(data_of(paths, volume.name)), _bind_options(mount)
 
 
+def _pinned(paths: Paths, state: ContainerState, mount: Mount, number: int) -> str:
+    """A place in the bundle at which a volume's subpath is mounted, or a bind without what is mounted below it.
+
+    (Some runtimes mount that, too, whatever they are told: crun 1.8.)
+    """
+    place = f"{paths.run}/bundles/{state.id}/mounts"
+    try:
+        os.makedirs(place, 0o700, exist_ok=True)
+        if mount.kind == "volume":
+            pin_subpath(paths, mount.source, mount.subpath, f"{place}/{number}")
+        else:
+            _is_directory(mount.source, mount)  # for its words if it isn't there
+            pin(os.open(mount.source, os.O_PATH | os.O_CLOEXEC), f"{place}/{number}")
+    except OSError as error:
+        raise HostError("mount", mount.subpath or mount.source, error.errno or 0) from error
+    return f"{place}/{number}"
+
+
 def _bind_options(mount: Mount) -> tuple[str, ...]:
-    bind = "rbind" if mount.recursive else "bind"
-    if not mount.read_only:
-        access: tuple[str, ...] = ()
-    elif "ro-non-recursive" in mount.options or not mount.recursive or mount.kind == "volume":
-        access = ("ro",)
-    else:
-        access = ("ro", "rro")
-    return (bind, *access, mount.propagation or "rprivate")
+    access = ("ro",) if mount.read_only else ()
+    return ("rbind" if mount.recursive else "bind", *access, mount.propagation or "rprivate")
+
+
+def _is_read_only_below(mount: Mount) -> bool:
+    """Whether what is mounted below a read-only bind is read-only, too, as Docker has it from version 25 on."""
+    return mount.kind == "bind" and mount.read_only and mount.recursive and "ro-non-recursive" not in mount.options
 
 
 def _with_options(paths: Paths, volume: VolumeState, mount: Mount) -> tuple[str, tuple[str, ...]]:
@@ -252,27 +273,61 @@ def _mount_point(top: int, parents: Parents, target: str, directory: bool) -> st
             )
             raise Invalid("mount target", target, words) from error
         raise ImageInvalid(f"nothing can be mounted at {target}: {os.strerror(error.errno or 0)}") from error
-    found = "/" + os.fsdecode(real)
+    found = os.path.normpath("/" + os.fsdecode(real))  # no symlink is in it, so .. is what it seems
     if found == "/" or _is_inside(found, ()):
         raise ImageInvalid(f"nothing can be mounted at {target}: in this image it leads to {found}")
     return found
 
 
-def _real_file(top: int, parents: Parents, path: bytes) -> bytes:
-    """As ``Parents.real``, for a file; an empty one is made where nothing is."""
+def _mode(top: int, target: str) -> int | None:
+    """The mode of the directory that the image has at ``target``, if it has one."""
+    try:
+        fd = openat2(os.fsencode(target.lstrip("/")), PATH_DIRECTORY, resolve=IN_ROOT, dir_fd=top)
+    except OSError:
+        return None
+    try:
+        return stat.S_IMODE(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
+def _with_mode(top: int, target: str, options: tuple[str, ...], before: int | None) -> tuple[str, ...]:
+    """``options`` of a tmpfs with its mode: as asked, as the image has it there (``before``), or for everybody.
+
+    Some runtimes give it the mode of its mount point in the end (runc 1.1): one that was made here gets that, too.
+    """
+    asked = [int(word.removeprefix("mode="), 8) for word in options if word.startswith("mode=")]
+    mode = asked[-1] if asked else 0o1777 if before is None else before
+    if before is None:
+        fd = openat2(os.fsencode(target.lstrip("/")), os.O_RDONLY | os.O_DIRECTORY, resolve=IN_ROOT, dir_fd=top)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    return options if asked else (*options, f"mode={mode:o}")
+
+
+def _real_file(top: int, parents: Parents, path: bytes, links: int = 0) -> bytes:
+    """As ``Parents.real``, for a file; an empty one is made where nothing is, or a dangling symlink leads."""
     try:
         fd = openat2(path, os.O_PATH, resolve=IN_ROOT, dir_fd=top)
     except FileNotFoundError:
         parent, _, name = path.rpartition(b"/")
         real = parents.real(parent)
-        made = os.open(
-            name,
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o755,
-            dir_fd=parents.get(real),
-        )
-        os.close(made)
-        return real + b"/" + name if real else name
+        own = real + b"/" + name if real else name
+        directory = parents.get(real)
+        try:
+            text = os.readlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o755, dir_fd=directory))
+            return own
+        if links == _MAX_SYMLINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+        while text.startswith(b"../"):  # above the root is the root
+            real, text = real.rpartition(b"/")[0], text[3:].lstrip(b"/")
+        target = text if text.startswith(b"/") else real + b"/" + text
+        return _real_file(top, parents, target.lstrip(b"/"), links + 1)
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

@@ -227,7 +227,9 @@ def tmpfs_options(mount: Mount) -> tuple[str, ...]:
         name, equals, value = word.partition("=")
         if not (name in _TMPFS_VALUES if equals else name in _TMPFS_FLAGS) or (equals and not value):
             raise Invalid("mount option", word, f'Invalid tmpfs option "{word}"')
-        if "\0" in word or any(character.isspace() for character in word):
+        if name == "mode" and (len(value) > 5 or set(value) - set("01234567")):
+            raise Invalid("mount option", word, f'Invalid tmpfs option "{word[:80]}"')
+        if "\0" in word or any(character.isspace() or character == "," for character in word):
             raise Invalid("mount option", word, f'Invalid tmpfs option "{word[:80]}"')
     kept = [word for word in ("noexec", "nosuid", "nodev") if word.removeprefix("no") not in words]
     last = {word.partition("=")[0]: word for word in words if word not in kept}

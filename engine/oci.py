@@ -163,7 +163,8 @@ class BundleSpec:
     which is the host's. With ``network`` "none" there is a new network namespace, with "host" the engine's.
     ``files`` are (host path, path in the container) of private files such as /etc/hosts, mounted over
     the image's own. ``mounts`` come before the files, the less deep first; one at the place of a usual mount
-    or of a file is there instead of it. ``nofile`` is RLIMIT_NOFILE, (soft, hard). ``shm_size`` is in bytes.
+    or of a file is there instead of it. ``propagation`` is the root's, ``rprivate`` if empty: a mount that wants
+    more needs it. ``nofile`` is RLIMIT_NOFILE, (soft, hard). ``shm_size`` is in bytes.
     """
 
     container_id: str
@@ -184,6 +185,7 @@ class BundleSpec:
     no_new_privileges: bool = False
     files: tuple[tuple[str, str], ...] = ()
     mounts: tuple[MountEntry, ...] = ()
+    propagation: str = ""
     shm_size: int = DEFAULT_SHM_SIZE
     seccomp: bool = True
 
@@ -306,6 +308,7 @@ def render(spec: BundleSpec, host: Host, compiled: str = "") -> bytes:
             b'],"annotations":{"run.oci.seccomp_bpf_data":' + _json(compiled) + b"}" if confined else b"]",
             b',"linux":{"cgroupsPath":',
             _json(spec.cgroups_path),
+            b',"rootfsPropagation":' + _json(spec.propagation) if spec.propagation else b"",
             _linux(host, spec.network, spec.capabilities, spec.seccomp),
         )
     except UnicodeEncodeError as error:

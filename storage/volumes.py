@@ -33,7 +33,7 @@ from lading.storage.linux import (
 from lading.storage.store import Paths
 from lading.storage.trees import measure_tree, remove_tree
 
-__all__ = ["data_of", "fill_volume", "make_volumes", "measure_volume", "open_subpath", "pin_subpath"]
+__all__ = ["data_of", "fill_volume", "make_volumes", "measure_volume", "open_subpath", "pin", "pin_subpath"]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WALKS: Final = 3
@@ -157,7 +157,11 @@ def pin_subpath(paths: Paths, name: str, subpath: str, place: str) -> None:
 
     Raises ``Invalid`` as above, and ``OSError``.
     """
-    fd = open_subpath(paths, name, subpath)
+    pin(open_subpath(paths, name, subpath), place)
+
+
+def pin(fd: int, place: str) -> None:
+    """Mount what ``fd`` (O_PATH, closed here) is at ``place``, which is made, without what is mounted below it."""
     try:
         if os.path.isdir(f"/proc/self/fd/{fd}"):
             os.mkdir(place, 0o700)
