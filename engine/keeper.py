@@ -3,7 +3,8 @@
 One small process for each store, single-threaded, with no database. For each run it executes the OCI runtime
 once, in the foreground (``crun run``); pumps standard output and error into the container's output file;
 feeds standard input; learns from the pid file and from /proc that the command was executed, and from the
-runtime's own exit how it ended; and writes the exit record before it tells anybody.
+runtime's own exit how it ended; and writes the exit record before it tells anybody. Commands that are run in a
+container later are in ``keeper_exec``.
 
 The exit record is written before anybody is told. While an engine is connected its log makes the exit durable,
 and the record is a note in memory (``RUN/exits``) that survives the death of either process in between. When
@@ -23,18 +24,23 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from lading.engine import wire
+from lading.engine.fdpass import Descriptors, send_with
+from lading.engine.keeper_exec import Exec
 from lading.engine.keeper_run import Run
 from lading.storage.inotify import Watch
 from lading.storage.procfs import set_child_subreaper
 
 __all__ = ["Keeper", "main"]
+
+Sent = tuple[dict[str, Any], Sequence[int]]
+"""A message to the engine, with descriptors of its own."""
 
 _GRACE = 10.0
 """Seconds in which the engine that started this keeper has to connect."""
@@ -46,7 +52,8 @@ class Keeper:
     def __init__(self, run_dir: Path) -> None:
         self._dir = run_dir
         self._runs: dict[str, Run] = {}
-        self._send: Callable[[dict[str, Any]], None] | None = None
+        self._execs: dict[str, Exec] = {}
+        self._send: Callable[[Sent], None] | None = None
         self._on_exit = "leave"
         self._scope = trio.CancelScope()
 
@@ -88,34 +95,47 @@ class Keeper:
 
     async def _control(self, stream: trio.SocketStream, decoder: wire.Decoder, first: dict[str, Any]) -> None:
         """Serve the engine until its connection ends."""
-        send, outbox = trio.open_memory_channel[dict[str, Any]](float("inf"))  # bounded by the number of runs
+        send, outbox = trio.open_memory_channel[Sent](float("inf"))  # bounded by the number of runs and execs
+        brought = Descriptors(stream)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, stream, outbox)
             mine = self._send = send.send_nowait
-            mine({"op": "hello", "pid": os.getpid(), "runs": [run.describe() for run in self._runs.values()]})
+            runs = [run.describe() for run in self._runs.values()]
+            execs = [each.describe() for each in self._execs.values()]
+            mine(({"op": "hello", "pid": os.getpid(), "runs": runs, "execs": execs}, ()))
             try:
-                self._handle(first)
+                self._handle(first, brought)
                 for message in decoder.feed(b""):
-                    self._handle(message)
-                while data := await stream.receive_some(1 << 16):
+                    self._handle(message, brought)
+                while data := await brought.receive():
                     for message in decoder.feed(data):
-                        self._handle(message)
+                        self._handle(message, brought)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
             finally:
+                brought.close()
                 nursery.cancel_scope.cancel()
+        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                _close(outbox.receive_nowait()[1])
         if self._send is mine:  # else the next engine came before this one's end was noticed
             self._send = None
             self._engine_gone()
 
-    async def _write(self, stream: trio.SocketStream, outbox: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
+    async def _write(self, stream: trio.SocketStream, outbox: trio.MemoryReceiveChannel[Sent]) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for message in outbox:
+            while True:
+                message, fds = await outbox.receive()
                 parts = [wire.encode(message)]
                 with contextlib.suppress(trio.WouldBlock):
-                    while True:
-                        parts.append(wire.encode(outbox.receive_nowait()))
-                await stream.send_all(b"".join(parts))
+                    while not fds:
+                        message, fds = outbox.receive_nowait()
+                        parts.append(wire.encode(message))
+                # Descriptors go with the last message of a batch: never later than its last byte.
+                try:
+                    await send_with(stream, b"".join(parts), fds)
+                finally:
+                    _close(fds)
 
     def _engine_gone(self) -> None:
         for run in self._runs.values():
@@ -124,20 +144,39 @@ class Keeper:
                 run.make_durable()
             elif self._on_exit == "stop":
                 self._nursery.start_soon(run.stop)
+        for each in self._execs.values():
+            each.make_durable()
+            self._nursery.start_soon(each.drop_output)
         self._leave_if_idle()
 
     def _leave_if_idle(self) -> None:
-        if self._send is None and all(run.exit is not None for run in self._runs.values()):
+        kept = (*self._runs.values(), *self._execs.values())
+        if self._send is None and all(each.exit is not None for each in kept):
             self._scope.cancel()
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         if self._send is not None:
-            self._send(message)
+            self._send((message, [os.dup(fd) for fd in fds]))
 
-    def _handle(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any], brought: Descriptors) -> None:
         match message["op"]:
             case "run":
                 self._nursery.start_soon(self._run, message)
+            case "exec":
+                each = self._execs[message["id"]] = Exec(
+                    message, brought.take(message["fds"]), self._dir, self._tell
+                )
+                self._nursery.start_soon(self._exec, each)
+            case "exec-drop" if message["id"] in self._execs:
+                self._nursery.start_soon(self._execs[message["id"]].drop_output)
+            case "exec-done" if message["id"] in self._execs:
+                each = self._execs.pop(message["id"])
+                if each.forget():
+                    self._nursery.start_soon(each.drop_output)
+            case "resize":
+                sized = self._runs.get(message["id"]) or self._execs.get(message["id"])
+                if sized is not None:
+                    sized.resize(message["rows"], message["columns"])
             case "forget":
                 run = self._runs.get(message["id"])
                 if run is not None and run.number == message["run"] and run.exit is not None:
@@ -152,6 +191,10 @@ class Keeper:
             case "policy":
                 self._on_exit = message["on_exit"]
 
+    async def _exec(self, each: Exec) -> None:
+        await each.live(lambda: self._send is not None)
+        self._leave_if_idle()
+
     async def _run(self, message: dict[str, Any]) -> None:
         run = self._runs[message["id"]] = Run(message, self._dir, self._tell)
         await run.live(lambda: self._send is not None)
@@ -165,9 +208,14 @@ class Keeper:
         while True:
             await trio.lowlevel.wait_readable(watch.fd)
             for name in watch.read():
-                run = self._runs.get(name)
-                if run is not None:
-                    run.read_pid()
+                named = self._runs.get(name) or self._execs.get(name)
+                if named is not None:
+                    named.read_pid()
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def main() -> None:

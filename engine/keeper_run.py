@@ -8,18 +8,20 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from lading.engine import wire
+from lading.engine.keeper_tty import Console
+from lading.engine.launch import launch, open_pipes, wait_orphan, wait_runtime
 from lading.storage.output import CHUNK, append_chunk
 from lading.storage.procfs import boot_id, has_executed, start_ticks
 
-__all__ = ["Run"]
+__all__ = ["Run", "write_record"]
 
-_ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _DRAIN = 5.0
 """Seconds to wait for the end of output after the container's processes are gone."""
 _EXECUTED = 2.0
@@ -50,6 +52,7 @@ class Run:
         self._output_start = 0
         self._wrote = 0
         self._first_error = b""
+        self._console: Console | None = None
 
     def describe(self) -> dict[str, Any]:
         """The run in message ``hello``."""
@@ -58,17 +61,34 @@ class Run:
 
     async def live(self, has_engine: Callable[[], bool]) -> None:
         """Launch, pump, reap, and tell. Returns with ``exit`` set, or None if the command was never executed."""
+        tty = self._ask.get("tty")
+        with_stdin = self._ask["stdin"] and not tty
         try:
-            self._runtime, pidfd, pipes = _launch(self._ask["argv"], self._ask["stdin"])
+            if tty:
+                self._console = Console(tty["path"], (tty["rows"], tty["columns"]))
+            pipes, theirs = open_pipes(with_stdin)
+            try:
+                self._runtime, pidfd = launch(self._ask["argv"], theirs)
+            except OSError:
+                for fd in pipes[0 if with_stdin else 1 :]:
+                    os.close(fd)
+                raise
+            finally:
+                for fd in theirs:
+                    os.close(fd)
         except OSError as error:  # no such runtime, or out of descriptors or processes
+            if self._console is not None:
+                self._console.close()
             self._fail(f"the runtime can't be executed: {error}")
             return
-        if self._ask["stdin"]:
+        if with_stdin:
             self._stdin = trio.lowlevel.FdStream(pipes[0])
         try:
             code = await self._pump_and_reap(pidfd, pipes[1], pipes[2])
         finally:
             os.close(pidfd)
+            if self._console is not None:
+                self._console.close()
             if self._output >= 0:
                 os.close(self._output)
         await self._end_input()
@@ -91,7 +111,7 @@ class Run:
             "boot": boot_id(),
         }
         if has_engine():
-            _write_record(self._ask["note"], self.exit, sync=False)
+            write_record(self._ask["note"], self.exit, sync=False)
         else:
             self.make_durable()
         self._tell({"op": "exited", "id": self.id, "run": self.number, "code": code, "at": now})
@@ -99,7 +119,7 @@ class Run:
     def make_durable(self) -> None:
         """Write the exit record to disk: nobody is there to take it."""
         assert self.exit is not None
-        _write_record(self._ask["exit"], self.exit, sync=True)
+        write_record(self._ask["exit"], self.exit, sync=True)
 
     def forget(self) -> None:
         """Drop the exit record: it is in the log."""
@@ -122,6 +142,10 @@ class Run:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it takes no more
             while True:
                 for message in decoder.feed(data):
+                    if self._console is not None and self._ask["stdin"]:  # a terminal has no end to be told of
+                        if message["op"] == "data":
+                            await self._console.send_all(message["data"])
+                        continue
                     if self._stdin is None or message["op"] == "end":
                         await self._end_input()
                         return
@@ -130,6 +154,11 @@ class Run:
                 data = await stream.receive_some(CHUNK)
                 if not data:
                     return
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give its terminal, if it has one, this size."""
+        if self._console is not None:
+            self._console.resize(rows, columns)
 
     async def _end_input(self) -> None:
         if self._stdin is not None:
@@ -155,40 +184,38 @@ class Run:
             pumps.start_soon(self._pump, 1, out)
             pumps.start_soon(self._pump, 2, err)
             pumps.start_soon(self._see_start)
-            await trio.lowlevel.wait_readable(pidfd)
-            code = os.waitstatus_to_exitcode(os.waitpid(self._runtime, 0)[1])  # noqa: ASYNC222  # a zombie by now
-            if code < 0:
+            if self._console is not None:
+                pumps.start_soon(self._console.receive)
+                pumps.start_soon(self._console.pump, partial(self._take, 1), self._over.is_set, CHUNK)
+            code = await wait_runtime(self._runtime, pidfd)
+            if self._console is not None:
+                self._console.give_up()
+            if code < 0 or (code == 0 and self._console is not None and self._ask["tty"]["detaches"]):
                 code = await self._adopt(code)
             self._over.set()
             pumps.cancel_scope.deadline = trio.current_time() + _DRAIN
         return code
 
     async def _adopt(self, code: int) -> int:
-        """The runtime itself was killed: its container is our child now (we are a subreaper). Wait for that."""
+        """The runtime is gone and its container is our child now (we are a subreaper): wait for that."""
         self.read_pid()
-        if self._pid == 0 or start_ticks(self._pid) != self._ticks:
-            return 128 - code
-        pidfd = os.pidfd_open(self._pid)
-        try:
-            await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
-        try:
-            status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])  # noqa: ASYNC222  # a zombie by now
-        except ChildProcessError:
-            return 128 - code
-        return status if status >= 0 else 128 - status
+        status = await wait_orphan(self._pid, self._ticks)
+        return status if status is not None else 128 - code
 
     async def _pump(self, stream: int, fd: int) -> None:
         async with trio.lowlevel.FdStream(fd) as pipe:
             while data := await pipe.receive_some(CHUNK):
-                if self._wrote == 0 and stream == 2:
-                    self._first_error = data[:4096]
-                self._wrote += len(data)
-                with contextlib.suppress(OSError):  # a full disk loses output, never the container
-                    self._append(stream, data)
-                if self.watched:
-                    self._tell({"op": "wrote", "id": self.id})
+                self._take(stream, data)
+
+    def _take(self, stream: int, data: bytes) -> None:
+        """Output came. What goes wrong with it is no matter of the container's."""
+        if self._wrote == 0 and (stream == 2 or self._console is not None):
+            self._first_error = data[:4096]
+        self._wrote += len(data)
+        with contextlib.suppress(OSError):  # a full disk loses output, never the container
+            self._append(stream, data)
+        if self.watched:
+            self._tell({"op": "wrote", "id": self.id})
 
     def _append(self, stream: int, data: bytes) -> None:
         """Write one chunk of output; the file is made by the first."""
@@ -253,51 +280,8 @@ class Run:
         return said or f"the runtime ended with {code} and said nothing"
 
 
-def _launch(argv: list[str], with_stdin: bool) -> tuple[int, int, list[int]]:
-    """Execute ``argv`` with three pipes (or no input) and no other descriptor, in a session of its own.
-
-    Returns its pid, a pidfd, and our ends of standard input (-1: none), output and error. ``OSError`` leaves
-    nothing open and nothing running.
-    """
-    ours: list[int] = []
-    theirs: list[int] = []
-    try:
-        if with_stdin:
-            read, write = os.pipe2(os.O_CLOEXEC)
-        else:
-            read, write = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
-        theirs.append(read)
-        ours.append(write)
-        for _ in range(2):
-            read, write = os.pipe2(os.O_CLOEXEC)
-            ours.append(read)
-            theirs.append(write)
-        pid = os.posix_spawn(
-            argv[0],
-            argv,
-            _ENVIRON,
-            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(theirs)],
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT],  # what Python or main has changed
-        )
-        try:
-            return pid, os.pidfd_open(pid), ours
-        except OSError:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
-    except OSError:
-        for fd in ours:
-            if fd >= 0:
-                os.close(fd)
-        raise
-    finally:
-        for fd in theirs:
-            os.close(fd)
-
-
-def _write_record(path: str, record: dict[str, Any], *, sync: bool) -> None:
+def write_record(path: str, record: dict[str, Any], *, sync: bool) -> None:
+    """Put ``record`` at ``path``, whole or not at all; with ``sync``, on disk."""
     with contextlib.suppress(OSError):  # a full disk: the engine, if there, is told all the same
         with open(f"{path}.new", "w") as file:
             json.dump(record, file)

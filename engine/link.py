@@ -1,4 +1,4 @@
-"""The engine's end of the connection to its keeper.
+"""The engine's end of the connection to its keeper. What of it concerns execs is in ``execlink``.
 
 The link finds the keeper that is there, or starts one; it notices when the keeper is gone and says so to
 every run that the keeper had. It decides nothing: outcomes are for the supervisors to record.
@@ -10,8 +10,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,17 @@ import attrs
 import trio
 
 from lading.engine import wire
+from lading.engine.execlink import ExecLink
+from lading.engine.fdpass import MOST, Descriptors, send_with
 from lading.engine.nursery import open_service_nursery
 from lading.events.errors import HostError
 from lading.storage.output import CHUNK
 from lading.storage.store import Paths
 
 __all__ = ["ContainerInput", "KeptRun", "Link", "open_link"]
+
+Posted = tuple[dict[str, Any], Sequence[int]]
+"""A message to the keeper, with descriptors of its own."""
 
 _PATIENCE = 10.0
 """Seconds that a new keeper has to come up."""
@@ -60,11 +65,12 @@ class Link:
         self._on_exit = on_exit
         self._runs: dict[str, KeptRun] = {}
         self._stream: trio.SocketStream | None = None
-        self._outbox: trio.MemorySendChannel[dict[str, Any]] | None = None
+        self._outbox: trio.MemorySendChannel[Posted] | None = None
         self._connecting = trio.Lock()
         self._output: dict[str, trio.Event] = {}
         self._watchers: dict[str, int] = {}
         self.keeper_pid: int = 0
+        self.execs: ExecLink = ExecLink(self._post)
 
     async def connect(self, *, start: bool = True) -> dict[str, KeptRun]:
         """Be connected; returns what the keeper had when it was found. Without ``start``, only look for one.
@@ -98,6 +104,15 @@ class Link:
         self._post({"op": "run", "watch": kept.id in self._watchers, **message})
         return kept
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a keeper to post to."""
+        return self._outbox is not None
+
+    def resize(self, container: str, rows: int, columns: int) -> None:
+        """Give the container's terminal this size; nothing happens if it has none."""
+        self._post({"op": "resize", "id": container, "rows": rows, "columns": columns})
+
     def forget(self, kept: KeptRun) -> None:
         """The exit is in the log: the keeper needs to remember it no longer."""
         if self._runs.get(kept.id) is kept:
@@ -129,9 +144,12 @@ class Link:
 
     # -- the connection ---------------------------------------------------------------------------------
 
-    def _post(self, message: dict[str, Any]) -> None:
+    def _post(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Send ``message`` with ``fds``, which are the link's to close from now on."""
         if self._outbox is not None:
-            self._outbox.send_nowait(message)
+            self._outbox.send_nowait((message, fds))
+        else:
+            _close(fds)
 
     async def _try_connect(self) -> bool:
         try:
@@ -139,10 +157,11 @@ class Link:
         except OSError:
             return False
         decoder = wire.Decoder()
+        brought = Descriptors(stream)
         try:
             await stream.send_all(wire.encode({"op": "policy", "on_exit": self._on_exit}))
             while True:
-                data = await stream.receive_some(1 << 16)
+                data = await brought.receive()
                 if not data:
                     await stream.aclose()
                     return False
@@ -162,13 +181,14 @@ class Link:
             if run["exit"] is not None:
                 kept.code, kept.at = run["exit"]["code"], run["exit"]["at"]
                 kept.ended.set()
+        self.execs.found(hello["execs"])
         self._stream = stream
-        outbox, posted = trio.open_memory_channel[dict[str, Any]](float("inf"))  # bounded by the callers' number
+        outbox, posted = trio.open_memory_channel[Posted](float("inf"))  # bounded by the callers' number
         self._outbox = outbox
         self._nursery.start_soon(self._write, stream, posted)
-        self._nursery.start_soon(self._read, stream, decoder)
+        self._nursery.start_soon(self._read, stream, decoder, brought)
         for message in messages:
-            self._handle(message)
+            self._handle(message, brought)
         return True
 
     async def _spawn(self) -> None:
@@ -189,26 +209,39 @@ class Link:
                 await ready.receive_some(1)
         process.wait()  # it has forked the keeper, which is no child of ours, and is gone
 
-    async def _write(self, stream: trio.SocketStream, posted: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
+    async def _write(self, stream: trio.SocketStream, posted: trio.MemoryReceiveChannel[Posted]) -> None:
+        fds: list[int] = []
         try:
-            async for message in posted:
-                parts = [wire.encode(message)]
-                while True:
+            async for message, first in posted:
+                parts, fds = [wire.encode(message)], list(first)
+                while len(fds) <= MOST // 2:
                     try:
-                        parts.append(wire.encode(posted.receive_nowait()))
-                    except trio.WouldBlock:
+                        message, more = posted.receive_nowait()
+                    except (trio.WouldBlock, trio.EndOfChannel):
                         break
-                await stream.send_all(b"".join(parts))
+                    parts.append(wire.encode(message))
+                    fds += more
+                await send_with(stream, b"".join(parts), fds)
+                _close(fds)
+                fds = []
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader sees the same and tells
+        finally:
+            _close(fds)
+            with suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    _close(posted.receive_nowait()[1])
+            posted.close()
 
-    async def _read(self, stream: trio.SocketStream, decoder: wire.Decoder) -> None:
+    async def _read(self, stream: trio.SocketStream, decoder: wire.Decoder, brought: Descriptors) -> None:
         try:
-            while data := await stream.receive_some(1 << 16):
+            while data := await brought.receive():
                 for message in decoder.feed(data):
-                    self._handle(message)
+                    self._handle(message, brought)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        finally:
+            brought.close()
         await trio.aclose_forcefully(stream)
         self._lost()
 
@@ -221,6 +254,7 @@ class Link:
         for kept in runs.values():
             kept.lost = True
             self._end(kept)
+        self.execs.lost()
 
     def _end(self, kept: KeptRun) -> None:
         kept.begun.set()
@@ -233,7 +267,10 @@ class Link:
         if mark is not None:
             mark.set()
 
-    def _handle(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any], brought: Descriptors) -> None:
+        if message["op"].startswith("exec-"):
+            self.execs.handle(message, brought.take(message.get("fds", 0)))
+            return
         kept = self._runs.get(message["id"])
         if kept is None or kept.run != message.get("run", kept.run):
             return
@@ -293,6 +330,11 @@ async def open_link(paths: Paths, on_exit: str) -> AsyncIterator[Link]:
         finally:
             with trio.CancelScope(shield=True):
                 await link._leave()
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 async def _dial(path: Path) -> trio.SocketStream:

@@ -2,18 +2,29 @@
 
 Engine to keeper::
 
-    {op: "run", id, run, argv, log, output, exit, note, stdin, stop_signal, stop_timeout, watch}
+    {op: "run", id, run, argv, log, output, exit, note, stdin, stop_signal, stop_timeout, watch, tty?}
     {op: "forget", id, run}       the exit is in the log: drop the run
     {op: "watch", id, on}         tell, or stop telling, when output grows
     {op: "policy", on_exit}       "leave" or "stop" the containers when the engine goes
+    {op: "resize", id, rows, columns}                     the terminal of a run or an exec
+    {op: "exec", id, argv, process, log, note, streams, fds, tty}    see ``keeper_exec``
+    {op: "exec-drop", id}         nobody reads its output any more
+    {op: "exec-done", id}         its exit is in the log, and nobody reads any more: drop it
 
 Keeper to engine::
 
-    {op: "hello", pid, runs: [{id, run, pid, ticks, exit?}]}       once, first
+    {op: "hello", pid, runs: [{id, run, pid, ticks, exit?}], execs: [{id, pid, ticks, exit?}]}     once, first
     {op: "started", id, run, pid, ticks}
     {op: "failed", id, run, why}
     {op: "exited", id, run, code, at}
     {op: "wrote", id}
+    {op: "exec-tty", id, fds}     with its terminal's master
+    {op: "exec-started", id, pid, ticks}
+    {op: "exec-exited", id, code, why}        why: the runtime's words if the command was never executed
+
+``tty`` is null, or {path, rows, columns, detaches}: where the runtime sends the terminal's master, the size that it
+gets (0, 0: none), and whether the runtime leaves once it has started the command. ``fds``: how many descriptors
+come with the message (``fdpass``).
 
 A connection whose first message is ``{op: "stdin", id}`` feeds that container's standard input, with the pipe's
 own back-pressure: ``{op: "data", data}`` as often as wanted, and ``{op: "end"}``. That it is closed means nothing.
