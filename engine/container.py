@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from signal import SIGKILL
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lading.engine.core import Caller, new_caller
+from lading.engine.execution import ExecResult, ExecStream, exec_spec, execute, open_exec
 from lading.engine.output import OutputReader
 from lading.engine.pausing import pause, unpause
 from lading.engine.removal import remove_container
@@ -248,6 +249,73 @@ class Container:
             return self.state.exit_code
         await supervisor.ended.wait()
         return supervisor.exit_code
+
+    async def exec(
+        self,
+        args: Sequence[str],
+        *,
+        env: Sequence[str] = (),
+        working_dir: str | None = None,
+        user: str | None = None,
+        privileged: bool = False,
+        tty: bool = False,
+        stdin: bytes | None = None,
+        timeout: float | None = None,
+        capture: int = 16 << 20,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> ExecResult:
+        """Run ``args`` in it beside its own command, to the end: exit code and up to ``capture`` bytes of output.
+
+        Environment, directory and user are the container's own where nothing is asked; ``env``: ``K=V``, or
+        ``K`` to take it away. ``tty``: a terminal, all output is ``stdout`` then. After ``timeout`` seconds it
+        is killed.
+
+        A cancel kills the command, with what it started in its session, and is delivered when that is over and
+        recorded; what left the session lives on with the container. Raises ``WrongPhase`` when the container
+        doesn't run or is paused, ``Invalid``, ``NotFound``, ``HostError``. A command that can't be executed is no
+        error but exit code 126 or 127. A retry (``Caller.once``) gets the exit code, and no output.
+        """
+        spec = exec_spec(
+            args,
+            env=env,
+            working_dir=working_dir,
+            user=user,
+            privileged=privileged,
+            tty=tty,
+            stdin=stdin is not None,
+        )
+        core, caller = self._containers.core, caller or new_caller(actor=actor)
+        return await execute(core, self.id, spec, caller, stdin=stdin, timeout=timeout, capture=capture)
+
+    def exec_stream(
+        self,
+        args: Sequence[str],
+        *,
+        env: Sequence[str] = (),
+        working_dir: str | None = None,
+        user: str | None = None,
+        privileged: bool = False,
+        tty: bool = False,
+        stdin: bool = True,
+        size: tuple[int, int] = (0, 0),
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> AbstractAsyncContextManager[ExecStream]:
+        """Run ``args`` in it for the time of a block, which gets the streams: ``async with ... as process``.
+
+        As ``exec`` otherwise. ``size``: rows and columns of the terminal. Leaving the block, by a cancel or
+        otherwise, kills what is left of the command and waits for its end.
+        """
+        spec = exec_spec(
+            args, env=env, working_dir=working_dir, user=user, privileged=privileged, tty=tty, stdin=stdin
+        )
+        core, caller = self._containers.core, caller or new_caller(actor=actor)
+        return open_exec(core, self.id, spec, caller, size)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give its terminal this size; nothing happens if it has none, or doesn't run."""
+        self._containers.core.link.resize(self.id, rows, columns)
 
     def logs(
         self,

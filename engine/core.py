@@ -11,6 +11,7 @@ import trio
 
 from lading.engine.content import ContentGate
 from lading.engine.downloads import Downloads
+from lading.engine.execs import Execs
 from lading.engine.journal import Journal
 from lading.engine.link import Link
 from lading.engine.oci import Host
@@ -95,6 +96,7 @@ class Core:
     transfers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_TRANSFERS))
     registries: RegistrySettings | None = None
     downloads: Downloads = attrs.field(init=False)
+    execs: Execs = attrs.field(init=False)
     _runtime: Runtime | None = None
     _probing: trio.Lock = attrs.field(factory=trio.Lock)
     _registry: Registry | None = None
@@ -103,6 +105,7 @@ class Core:
 
     def __attrs_post_init__(self) -> None:
         self.downloads = Downloads(self.paths, self.trash, self.nursery)
+        self.execs = Execs(self)
 
     async def runtime(self) -> Runtime:
         """The runtime that works here; looked for once, in a thread. ``HostError`` if there is none."""

@@ -60,7 +60,7 @@ class Descriptors:
         return data
 
     def take(self, count: int) -> list[int]:
-        """The next ``count`` descriptors, which are the caller's now. ``trio.BrokenResourceError`` if they lack."""
+        """The next ``count`` descriptors, which are the caller's now. ``trio.BrokenResourceError``: they lack."""
         if count > len(self._fds):
             raise trio.BrokenResourceError(f"{count} descriptors were announced and {len(self._fds)} came")
         return [self._fds.popleft() for _ in range(count)]

@@ -150,8 +150,8 @@ class Keeper:
         self._leave_if_idle()
 
     def _leave_if_idle(self) -> None:
-        kept = (*self._runs.values(), *self._execs.values())
-        if self._send is None and all(each.exit is not None for each in kept):
+        exits = [run.exit for run in self._runs.values()] + [each.exit for each in self._execs.values()]
+        if self._send is None and None not in exits:
             self._scope.cancel()
 
     def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:

@@ -1,6 +1,6 @@
-"""A command in a container that runs (exec), as the keeper has it: the runtime's process, and the ends of its streams.
+"""A command in a running container (exec), as the keeper has it: the runtime's process, and ends of its streams.
 
-The engine makes the pipes, and sends along with the request the ends that the command gets *and* copies of the ends
+The engine makes the pipes, and sends along with the request the ends that the command gets *and* copies of those
 that it reads itself. So no byte of an exec passes through the keeper: a slow reader stalls only its own exec, by
 the pipe's own back-pressure, and nothing can be lost between the start and the first read. The copies are for the
 case that the reader goes, the engine with it or not: then the keeper reads them, and drops what comes, so that the
@@ -70,7 +70,9 @@ class Exec:
                 self._console = Console(tty["path"], (tty["rows"], tty["columns"]))
             devnull = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             try:
-                runtime, pidfd = launch(self._ask["argv"], [self._stdio.get(number, devnull) for number in range(3)])
+                runtime, pidfd = launch(
+                    self._ask["argv"], [self._stdio.get(number, devnull) for number in range(3)]
+                )
             finally:
                 os.close(devnull)
         except OSError as error:  # no such runtime, or out of descriptors or processes
@@ -184,6 +186,7 @@ class Exec:
             os.close(fd)
         self._rests = [fd for fd in self._rests if fd not in ended]
         return bool(self._rests)
+
 
 async def _drop(fd: int) -> None:
     try:

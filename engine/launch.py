@@ -15,7 +15,7 @@ __all__ = ["launch", "open_pipes", "wait_orphan", "wait_runtime"]
 _ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def launch(argv: Sequence[str], stdio: Sequence[int]) -> tuple[int, int]:
+def launch(argv: list[str], stdio: Sequence[int]) -> tuple[int, int]:
     """Execute ``argv`` with the three descriptors ``stdio`` and no other, in a session of its own.
 
     ``stdio`` stays the caller's. Returns its pid and a pidfd. ``OSError`` leaves nothing running.
@@ -38,7 +38,7 @@ def launch(argv: Sequence[str], stdio: Sequence[int]) -> tuple[int, int]:
 
 
 def open_pipes(with_stdin: bool) -> tuple[list[int], list[int]]:
-    """Our ends and theirs of standard input (-1 and /dev/null: none), output and error. ``OSError``: none is open."""
+    """Our and their ends of standard input (-1 and /dev/null: none), output, error. ``OSError``: none is open."""
     ours: list[int] = []
     theirs: list[int] = []
     try:

@@ -24,7 +24,17 @@ import attrs
 
 from lading.events.errors import ImageInvalid, Invalid
 
-__all__ = ["DEFAULT_PATH", "ImageProcess", "Process", "ProcessRequest", "merge", "with_home", "working_dir"]
+__all__ = [
+    "DEFAULT_PATH",
+    "ImageProcess",
+    "Process",
+    "ProcessRequest",
+    "check_command",
+    "merge",
+    "with_env",
+    "with_home",
+    "working_dir",
+]
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -204,3 +214,32 @@ def with_home(env: tuple[str, ...], home: str) -> tuple[str, ...]:
     if any(word.startswith("HOME=") and word != "HOME=" for word in env):
         return env
     return (*(word for word in env if word != "HOME="), f"HOME={home}")
+
+
+def with_env(env: Iterable[str], asked: Iterable[str], *, terminal: bool = False) -> tuple[str, ...]:
+    """The environment of a command run later (exec): the container's ``env`` with the words of ``asked``.
+
+    A word without ``=`` takes that name away, as in Docker. With a terminal there is a TERM. Raises `Invalid`.
+    """
+    words = {word.partition("=")[0]: word for word in env}
+    if terminal:
+        words.setdefault("TERM", "TERM=xterm")
+    for word in asked:
+        name, equals, _ = word.partition("=")
+        if not name:
+            raise Invalid("env", word, "the name before = is empty")
+        if equals:
+            words[name] = word
+        else:
+            words.pop(name, None)
+    return tuple(words.values())
+
+
+def check_command(args: tuple[str, ...], env: tuple[str, ...]) -> None:
+    """Raise `Invalid` for what :func:`merge` would refuse of a command and its whole environment."""
+    if not args or not args[0]:
+        raise Invalid("command", args, "no exec command specified")
+    total = _check("command", args) + _check("env", env)
+    if total > _TOTAL_LIMIT:
+        why = f"command and environment are {total} bytes; the kernel's limit is {_TOTAL_LIMIT}"
+        raise Invalid("command", args, why)

@@ -45,8 +45,10 @@ async def recover_store(core: Core, containers: Containers) -> None:
     caller = new_caller("recovery")
     states = [state for _, state in core.log.scan(CONTAINERS)]
     kept = await core.link.connect(start=False)
+    core.execs.adopt(caller)
     for state in states:
         await _recover_container(core, containers, state, kept.pop(state.id, None), caller)
+    await core.execs.settle()
     for stray in kept.values():
         core.nursery.start_soon(_end_stray, core, stray)
     await _end_transfers(core, caller)
@@ -76,11 +78,13 @@ async def _recover_container(
     if missing and not going_on and _may_have_remains(core, state):
         await end_remains(core.paths, await core.runtime(), state.id, state.process)
     if missing:
+        execs = [] if going_on else await core.execs.closing(state.id)
         await core.journal.append(
-            [Proposed(container_stream(state.id), event) for event in missing],
+            [*execs, *(Proposed(container_stream(state.id), event) for event in missing)],
             actor=caller.actor,
             command=caller.command,
         )
+        core.execs.closed(state.id)
     history = core.log.read_stream(container_stream(state.id), max(0, state.version - 1))
     cause = history[-1].position if history else 0  # its last record may have been compacted away
     state = core.state(state.id)

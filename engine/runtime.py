@@ -47,17 +47,44 @@ class Runtime:
     refused: tuple[str, ...] = ()
     seccomp: str = ""
 
-    def run(self, container: str, bundle: str, pid_file: str, log: str) -> list[str]:
-        """The command that runs ``container`` in the foreground and ends with its exit code."""
+    @property
+    def detaches(self) -> bool:
+        """Whether it leaves once it has started what has a terminal: it can't hand that out and stay (runc)."""
+        return self.name == "runc"
+
+    def run(self, container: str, bundle: str, pid_file: str, log: str, console: str = "") -> list[str]:
+        """The command that runs ``container`` in the foreground and ends with its exit code.
+
+        ``console``: the socket to send its terminal's master to, if it has one; see ``detaches``.
+        """
         return [
             *self.base(log),
             "run",
+            *self._console(console),
             "--bundle",
             bundle,
             "--pid-file",
             pid_file,
             container,
         ]
+
+    def exec(self, container: str, process: str, pid_file: str, log: str, console: str = "") -> list[str]:
+        """The command that runs what file ``process`` says (config.md, "process") in ``container``, as ``run``."""
+        return [
+            *self.base(log),
+            "exec",
+            *self._console(console),
+            "--process",
+            process,
+            "--pid-file",
+            pid_file,
+            container,
+        ]
+
+    def _console(self, console: str) -> list[str]:
+        if not console:
+            return []
+        return [*(["--detach"] if self.detaches else []), "--console-socket", console]
 
     def delete(self, container: str) -> list[str]:
         """The command that kills and forgets ``container``, whatever state it is in."""

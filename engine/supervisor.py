@@ -14,12 +14,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from lading.engine.bundle import clear_bundle, make_bundle
 from lading.engine.core import Caller, Core, new_caller
+from lading.engine.exitwords import classify_failure
 from lading.engine.freezer import is_frozen, thaw
 from lading.engine.link import KeptRun
 from lading.engine.mounting import mounted_bundle, release_volumes
@@ -49,7 +51,7 @@ from lading.storage.procfs import boot_id, send_signal
 if TYPE_CHECKING:
     from lading.engine.containers import Containers
 
-__all__ = ["Supervisor", "classify_failure"]
+__all__ = ["Supervisor"]
 
 logger: logging.Logger = logging.getLogger("lading")
 
@@ -61,7 +63,8 @@ class Supervisor:
 
     ``begun`` is set when the start has its outcome in the log, ``ended`` when the exit has, and ``done`` when
     nothing of the run is left on the host. ``error`` is why it did not start, ``exit_code`` how it ended.
-    ``again``: when it ends, the next run begins at once, because somebody asked for a restart.
+    ``again``: when it ends, the next run begins at once, because somebody asked for a restart. ``closing``: its
+    end is being recorded, and nothing more can be run in it.
     """
 
     def __init__(self, core: Core, state: ContainerState, caller: Caller, cause: int) -> None:
@@ -75,6 +78,7 @@ class Supervisor:
         self.auto_remove: bool = state.spec.auto_remove
         self.process: ProcessId | None = state.process
         self.again: Caller | None = None
+        self.closing = False
         self._why_again = ""
         self._next: Record | None = None
         self._core = core
@@ -205,11 +209,16 @@ class Supervisor:
     # -- outcomes ---------------------------------------------------------------------------------------
 
     async def _record(
-        self, *events: ContainerEvent, expect: int | None = None, caller: Caller | None = None
+        self,
+        *events: ContainerEvent,
+        before: Sequence[Proposed] = (),
+        expect: int | None = None,
+        caller: Caller | None = None,
     ) -> tuple[Record, ...]:
         stream, caller = container_stream(self.id), caller or self._caller
+        own = [Proposed(stream, event, expect if number == 0 else None) for number, event in enumerate(events)]
         return await self._core.journal.append(
-            [Proposed(stream, event, expect if number == 0 else None) for number, event in enumerate(events)],
+            [*before, *own],
             actor=caller.actor,
             command=caller.command,
             cause=self._cause,
@@ -222,17 +231,29 @@ class Supervisor:
         self._core.link.forget(kept)
 
     async def _record_end(self, end: Exited | StartFailed) -> None:
-        """Record ``end`` and what follows from it, decided again if the container changed meanwhile."""
+        """Record ``end`` and what follows from it, decided again if the container changed meanwhile.
+
+        The ends of its execs come before it, in the same append.
+        """
+        self.closing = True
+        execs = self._core.execs
+        before = await execs.closing(self.id) if execs.has(self.id) else ()
         while True:
             state = self._core.state(self.id)
             following = self._following(state, end)
             try:
                 caller = self.again if following else None
                 records = await self._record(
-                    end, *following, expect=state.version if following else None, caller=caller
+                    end,
+                    *following,
+                    before=before,
+                    expect=state.version if following else None,
+                    caller=caller,
                 )
             except Conflict:
                 continue
+            if before:
+                execs.closed(self.id)
             self._next = records[-1] if following else None
             return
 
@@ -309,19 +330,3 @@ class Supervisor:
         except (WrongPhase, NotFound):
             return  # it has just ended
         await self.stop(signal_number(self._spec.stop_signal), self._spec.stop_timeout)
-
-
-def classify_failure(why: str) -> tuple[int, str]:
-    """Docker's exit code for a runtime's words, and words that Docker's clients know.
-
-    127: the executable is missing; 126: it can't be executed; 125: anything else.
-    """
-    text = why.lower()
-    if "not found in $path" in text or ("no such file or directory" in text and "exec" in text):
-        phrase = "executable file not found in $PATH" if "in $path" in text else "no such file or directory"
-        return 127, why if phrase in why else f"{why}: {phrase}"
-    if any(
-        words in text for words in ("exec format error", "permission denied", "is a directory", "open executable")
-    ):
-        return 126, why if "permission denied" in why else f"{why}: permission denied"
-    return 125, why

@@ -22,8 +22,8 @@ Keeper to engine::
     {op: "exec-started", id, pid, ticks}
     {op: "exec-exited", id, code, why}        why: the runtime's words if the command was never executed
 
-``tty`` is null, or {path, rows, columns, detaches}: where the runtime sends the terminal's master, the size that it
-gets (0, 0: none), and whether the runtime leaves once it has started the command. ``fds``: how many descriptors
+``tty`` is null, or {path, rows, columns, detaches}: where the runtime sends the terminal's master, the size that
+it gets (0, 0: none), and whether the runtime leaves once it has started the command. ``fds``: how many descriptors
 come with the message (``fdpass``).
 
 A connection whose first message is ``{op: "stdin", id}`` feeds that container's standard input, with the pipe's

@@ -26,7 +26,7 @@ def mount_run(run: Path) -> None:
             flags = linux.MS_NOSUID | linux.MS_NODEV
             linux.mount(b"lading", target, b"tmpfs", flags, b"mode=0700")
             linux.mount(b"none", target, b"none", linux.MS_PRIVATE)
-        for name in ("bundles", "pids", "exits"):
+        for name in ("bundles", "pids", "exits", "execs"):
             (run / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         hint = "mounting needs root with CAP_SYS_ADMIN"

@@ -19,6 +19,7 @@
         keeper.sock           the keeper's socket
         bundles/<id>/         config.json, private files, and the root's mount point, for one run
         exits/<id>            exit records while an engine is there to take them
+        execs/<id>            what the runtime reads and writes of an exec; exits/<id> is its exit record, too
         pids/<id>             pid files
         volumes/<name>        a volume that is a tmpfs, while a container with it runs
 
