@@ -23,6 +23,7 @@ from lading.engine.process import with_home, working_dir
 from lading.engine.runtime import Runtime, cgroup_of, file_limit
 from lading.events.container import ContainerState
 from lading.events.errors import HostError, ImageInvalid
+from lading.events.settings import ContainerSettings
 from lading.events.spec import ContainerSpec
 from lading.storage.linux import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from lading.storage.overlay import mount_overlay, mounts_below, unmount
@@ -63,6 +64,7 @@ def mount_root(paths: Paths, state: ContainerState, target: str) -> None:
 def make_bundle(
     paths: Paths,
     state: ContainerState,
+    settings: ContainerSettings,
     host: Host,
     runtime: Runtime,
     mounts: Callable[[str], tuple[MountEntry, ...]] | None = None,
@@ -101,6 +103,7 @@ def make_bundle(
             gid=identity.gid,
             additional_gids=identity.additional_gids,
             hostname=spec.hostname,
+            terminal=settings.tty,
             readonly_rootfs=spec.read_only,
             files=tuple((f"{bundle}/{name}", f"/etc/{name}") for name in _FILES),
             mounts=entries,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
@@ -72,6 +72,8 @@ class Core:
     """The open engine's parts. ``live``: the supervisor of each container that has a run under way.
 
     ``volume_lock``: held while volumes are looked for and made. ``filling``: held, each, by who may fill a volume.
+    ``console_sizes``: rows and columns for the first start of containers with a terminal; only a hint, and
+    forgotten with the engine.
     """
 
     paths: Paths
@@ -95,6 +97,7 @@ class Core:
     limits: Limits = DEFAULT_LIMITS
     transfers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_TRANSFERS))
     registries: RegistrySettings | None = None
+    console_sizes: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     downloads: Downloads = attrs.field(init=False)
     execs: Execs = attrs.field(init=False)
     _runtime: Runtime | None = None
@@ -150,6 +153,11 @@ class Core:
     def supervision(self, container: str) -> SupervisionState:
         """What supervision remembers of the container."""
         return self.log.get(SUPERVISION, container) or _NOTHING
+
+    def terminal(self, container: str, console: str, runtime: Runtime) -> dict[str, Any]:
+        """``tty`` of message ``run`` (``wire``), with the size that its creator's own terminal had, if any."""
+        rows, columns = self.console_sizes.pop(container, (0, 0))
+        return {"path": console, "rows": rows, "columns": columns, "detaches": runtime.detaches}
 
     def runs(self, container: str) -> bool:
         """Whether ``container`` has a run under way, from the request to start it to the record of its end."""

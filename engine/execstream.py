@@ -86,7 +86,7 @@ class ExecInput(trio.abc.SendStream):
 
     def __init__(self, fd: int, *, terminal: bool = False) -> None:
         self._fd = fd
-        self._terminal = terminal
+        self.is_terminal = terminal
         self._sending = trio.Lock()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -111,7 +111,7 @@ class ExecInput(trio.abc.SendStream):
 
     async def send_eof(self) -> None:
         """The end of the input. To a terminal it is typed (ctrl-d); what that means is up to the program there."""
-        if self._terminal:
+        if self.is_terminal:
             await self.send_all(b"\x04")
         else:
             await self.aclose()

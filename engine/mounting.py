@@ -65,7 +65,9 @@ async def mounted_bundle(
         filled: list[str] = []
         entries = partial(mounts_of, core.paths, state, settings, volumes=volumes, filled=filled)
         async with core.volume_lock if any(v.options for v in volumes.values()) else _Free():
-            bundle = await trio.to_thread.run_sync(make_bundle, core.paths, state, core.host, runtime, entries)
+            bundle = await trio.to_thread.run_sync(
+                make_bundle, core.paths, state, settings, core.host, runtime, entries
+            )
         if filled:
             events = [Proposed(volume_stream(name), VolumeFilled(state.id)) for name in filled]
             await core.journal.append(events, actor=caller.actor, command=caller.command)

@@ -107,6 +107,7 @@ def make_spec(recipe: Recipe, image: ImageState) -> ContainerSpec:
             user=recipe.user,
         ),
         hostname=hostname,
+        terminal=recipe.settings.tty,
     )
     entrypoint = config.entrypoint if recipe.entrypoint is None else recipe.entrypoint
     count = len(process.args) - len(recipe.command or ()) if recipe.command else len(entrypoint)

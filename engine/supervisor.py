@@ -99,17 +99,19 @@ class Supervisor:
             self._before = None
         try:
             runtime = await core.runtime()
-            if self._mounts:
-                settings = core.settings(self.id)
+            settings = core.settings(self.id)
+            if settings.mounts:
                 bundle = await mounted_bundle(core, state, settings, runtime, self._caller)
             else:
-                bundle = make_bundle(core.paths, state, core.host, runtime)
+                bundle = make_bundle(core.paths, state, settings, core.host, runtime)
             own = os.fspath(core.paths.container(self.id))
+            console = f"{core.paths.run}/execs/{self.id[:16]}.tty" if settings.tty else ""
+            pid_file = f"{core.paths.run}/pids/{self.id}"
             kept = await core.link.run(
                 {
                     "id": self.id,
                     "run": self.run_number,
-                    "argv": runtime.run(self.id, bundle, f"{core.paths.run}/pids/{self.id}", f"{bundle}/log"),
+                    "argv": runtime.run(self.id, bundle, pid_file, f"{bundle}/log", console),
                     "log": f"{bundle}/log",
                     "output": f"{own}/output",
                     "exit": f"{own}/exit",
@@ -117,6 +119,7 @@ class Supervisor:
                     "stdin": self._spec.open_stdin,
                     "stop_signal": signal_number(self._spec.stop_signal),
                     "stop_timeout": self._spec.stop_timeout,
+                    "tty": core.terminal(self.id, console, runtime) if console else None,
                 }
             )
         except LadingError as error:

@@ -85,6 +85,23 @@ class Lookback:
             _remember(self._states, stream, after)
         return known, after
 
+    def until(self, stream: str, position: int) -> ContainerState | None:
+        """The container of ``stream`` just before ``position``, which is past whatever was asked of it before.
+
+        None if nothing of it is known.
+        """
+        known = self._states.get(stream) or self._beginning(stream)
+        while known is not None and (page := self._log.read_stream(stream, known.version, _PAGE)):
+            for record in page:
+                if record.position >= position:
+                    break
+                known = evolve(known, cast("ContainerEvent", record.event), record.time)
+            if page[-1].position >= position:
+                break
+        if known is not None:
+            _remember(self._states, stream, known)
+        return known
+
     def names(self, stream: str) -> list[tuple[int, str]]:
         """What the container of ``stream`` was called: (version, the name that it had from then on), in order."""
         names: list[tuple[int, str]] = []

@@ -103,6 +103,8 @@ class _Containers:
         shown["Mounts"] = mount_points(settings, paths)
         shown["HostConfig"] |= host_config_mounts(settings)
         shown["Config"]["Volumes"] = {target: {} for target in settings.volumes} or None
+        shown["Config"]["Tty"] = settings.tty
+        shown["ExecIDs"] = self._engine.core.execs.ids(state.id) or None
         return Response.json(shown, headers=seen.headers)
 
     async def _sizes(self, state: ContainerState) -> Sizes:
@@ -121,6 +123,8 @@ class _Containers:
         container, _ = await engine.containers.make(
             asked.recipe, name=name, start=False, caller=caller_of(request)
         )
+        if asked.size is not None:
+            engine.core.console_sizes[container.id] = asked.size
         return Response.json({"Id": container.id, "Warnings": asked.warnings}, 201)
 
     async def start(self, request: Request) -> Reply:

@@ -23,7 +23,7 @@ from lading.engine.recipe import Recipe
 from lading.events.settings import ContainerSettings
 from lading.events.spec import NetworkMode
 
-__all__ = ["CreateRequest", "parse_create"]
+__all__ = ["CreateRequest", "console_size", "parse_create"]
 
 DEFAULT_NETWORK_WARNING: Final = (
     "There is no bridge network in this release: the default network is the host's. "
@@ -33,10 +33,11 @@ DEFAULT_NETWORK_WARNING: Final = (
 
 @attrs.frozen
 class CreateRequest:
-    """A recipe, and what its author should be told."""
+    """A recipe, and what its author should be told. ``size``: rows and columns of the author's terminal."""
 
     recipe: Recipe
     warnings: tuple[str, ...]
+    size: tuple[int, int] | None = None
 
 
 _CONFIG: Final = frozenset(
@@ -91,7 +92,6 @@ _FLAGS: Final[Mapping[str, str]] = {
     "Runtime": "choosing a runtime (--runtime)",
     "Healthcheck": "checking health (--health-cmd)",
     "LogConfig": "choosing a logging driver (--log-driver)",
-    "Tty": "a terminal (--tty)",
 }
 
 
@@ -113,8 +113,6 @@ def parse_create(body: Mapping[str, Any], *, cgroup_v2: bool) -> CreateRequest:
     for name, value in body.items():
         if name not in _CONFIG and not (name == "Healthcheck" and _no_health(value)):
             _refuse_if_asked("Config", name, value)
-    if _flag(body, "Tty"):
-        raise not_supported(_FLAGS["Tty"])
     mode, warnings = _network(host, _object(body, "NetworkingConfig"))
     image = _text(body, "Image")
     if not image:
@@ -136,10 +134,25 @@ def parse_create(body: Mapping[str, Any], *, cgroup_v2: bool) -> CreateRequest:
         stop_signal=_text(body, "StopSignal") or None,
         stop_timeout=_number(body, "StopTimeout"),
         read_only=_flag(host, "ReadonlyRootfs"),
-        settings=ContainerSettings(mounts=mounts),
+        settings=ContainerSettings(tty=_flag(body, "Tty"), mounts=mounts),
         volumes_from=volumes_from,
     )
-    return CreateRequest(recipe, tuple(warnings))
+    size = console_size(host) if recipe.settings.tty else None
+    return CreateRequest(recipe, tuple(warnings), size)
+
+
+def console_size(source: Mapping[str, Any]) -> tuple[int, int] | None:
+    """``ConsoleSize``: rows and columns; None if it isn't there, or 0 by 0. Raises `HttpError` 400."""
+    value = _get(source, "ConsoleSize", "two numbers from 0 to 65535, rows and columns", _is_size)
+    return (value[0], value[1]) if value and any(value) else None
+
+
+def _is_size(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(each) is int and 0 <= each < 1 << 16 for each in value)
+    )
 
 
 def _refuse_if_asked(where: str, name: str, value: object) -> None:

@@ -44,6 +44,7 @@ from lading.events.container import (
     Updated,
 )
 from lading.events.envelope import Record
+from lading.events.execs import ExecCreated, ExecExited, ExecRequested
 from lading.events.ids import container_stream, image_stream
 from lading.events.image import ImageAdded, ImageRemoved, Pushed, Tagged, Untagged
 from lading.events.reference import parse_reference
@@ -124,7 +125,7 @@ def _selection(filters: Filters) -> Selection:
     """Records that could give an event which fits: the rest need not be decoded."""
     kinds = filters.get("type", ("container", "image", "volume"))
     streams = {
-        "container": ("container/",),
+        "container": ("container/", "exec/"),
         "image": ("image/", "tag/", "pull/"),
         "volume": ("volume/", "container/"),
     }
@@ -161,6 +162,8 @@ class _Translator:
         """What Docker would have told of ``record``."""
         if record.stream.startswith(("container/", "volume/")):
             return self._with_volumes(record)
+        if record.stream.startswith("exec/"):
+            return self._of_exec(record)
         match record.event:
             case ImageAdded(image=image, origin="import" | "load" as origin):
                 return [self._image(record, image, origin, image)]
@@ -214,6 +217,30 @@ class _Translator:
             or (isinstance(each.event, ImageAdded) and each.event.origin == "load")
             for each in together
         )
+
+    def _of_exec(self, record: Record) -> list[_Event]:
+        """Docker has them as events of their container; the words of the command are part of the action."""
+        created: ExecCreated | None = None
+        for first in self._log.read_stream(record.stream, 0, 1):
+            created = first.event if isinstance(first.event, ExecCreated) else None
+        if created is None:
+            return []  # that it was created was compacted away, and with it whose it was
+        state = self._past.until(container_stream(created.container), record.position)
+        fields: dict[str, str] = {"execID": created.exec}
+        if state is not None:
+            fields = {**state.spec.labels, **fields, "image": state.spec.image_name, "name": state.name}
+        match record.event:
+            case ExecCreated():
+                action = "exec_create: " + " ".join(created.spec.args)
+            case ExecRequested():
+                action = "exec_start: " + " ".join(created.spec.args)
+            case ExecExited(exit_code=code):
+                action = "exec_die"
+                fields["exitCode"] = str(UNKNOWN_EXIT if code is None else code)
+            case _:
+                return []
+        image = state.spec.image if state is not None else ""
+        return [_Event("container", action, created.container, fields, record.time, image)]
 
     def _of_container(self, record: Record) -> Iterator[_Event]:
         before, after = self._past.step(record)

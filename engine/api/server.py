@@ -17,6 +17,7 @@ import trio
 from lading.engine.api.archives import add_archive_routes
 from lading.engine.api.containers import add_container_routes
 from lading.engine.api.events import add_event_route
+from lading.engine.api.execs import add_exec_routes
 from lading.engine.api.failures import error_response
 from lading.engine.api.history import add_history_route
 from lading.engine.api.images import add_image_routes
@@ -85,6 +86,7 @@ def api_handler(engine: Engine) -> Handler:
     add_usage_route(router, engine)
     add_stream_routes(router, engine)
     add_volume_routes(router, engine)
+    add_exec_routes(router, engine)
     add_wait_route(router, engine)
     add_event_route(router, engine)
     add_history_route(router, engine)

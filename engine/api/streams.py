@@ -14,11 +14,11 @@ from typing import Final
 import attrs
 import trio
 
-from lading.engine.api.request import instant_of, stream_type
+from lading.engine.api.request import instant_of, not_supported, stream_type
 from lading.engine.api.words import stamp
 from lading.engine.core import Core
 from lading.engine.engine import Engine
-from lading.engine.http.message import HttpError, Request, Send
+from lading.engine.http.message import RAW_STREAM, HttpError, Request, Send
 from lading.engine.http.router import Router
 from lading.engine.http.stdcopy import frame
 from lading.engine.link import ContainerInput
@@ -40,6 +40,7 @@ def add_stream_routes(router: Router, engine: Engine) -> None:
     streams = _Streams(engine)
     router.add("GET", "/containers/{id}/logs", streams.logs)
     router.add("POST", "/containers/{id}/attach", streams.attach)
+    router.add("GET", "/containers/{id}/attach/ws", streams.attach_by_websocket)
 
 
 class _Streams:
@@ -65,9 +66,11 @@ class _Streams:
 
         # Finding the last lines reads everything there is: not in the way of everybody else.
         reader = open_reader() if tail is None else await trio.to_thread.run_sync(open_reader)
-        shape = _stamped if query.flag("timestamps") else _framed
+        raw = self._engine.core.settings(container.id).tty
+        shape = _shapes(raw)[query.flag("timestamps")]
+        kind = RAW_STREAM if raw else stream_type(request)
         with reader:
-            async with request.respond(200, {"Content-Type": stream_type(request)}, endless=follow) as send:
+            async with request.respond(200, {"Content-Type": kind}, endless=follow) as send:
                 with trio.move_on_after(max(left, 0) if follow else math.inf):
                     await _pump(reader, shape, send)
 
@@ -78,12 +81,15 @@ class _Streams:
             raise HttpError(409, f"container {state.id} is marked for removal and cannot be attached to")
         stream, logs = query.flag("stream"), query.flag("logs")
         streams = frozenset(number for number, name in ((1, "stdout"), (2, "stderr")) if query.flag(name))
+        raw = core.settings(state.id).tty
+        shape = _shapes(raw)[False]
         # Opened before anybody can start the container, so whatever it prints comes after this place.
         with OutputReader(core, state.id, follow=stream, from_now=not logs, streams=streams) as reader:
-            async with request.hijack(stream_type(request), endless=True) as client:
+            kind = RAW_STREAM if raw else stream_type(request)
+            async with request.hijack(kind, endless=True) as client:
                 if not stream:
                     if logs:
-                        await _pump(reader, _framed, client.send_all)
+                        await _pump(reader, shape, client.send_all)
                     return
                 try:
                     supervisor = await wait_begun(core, state.id, next_run(state))
@@ -94,8 +100,11 @@ class _Streams:
                 async with open_bare_nursery() as nursery:
                     if supervisor is not None and query.flag("stdin") and state.spec.open_stdin:
                         nursery.start_soon(self._feed, supervisor, state.spec.stdin_once, client)
-                    await _pump(reader, _framed, client.send_all)
+                    await _pump(reader, shape, client.send_all)
                     nursery.cancel_scope.cancel()
+
+    async def attach_by_websocket(self, _request: Request) -> None:
+        raise not_supported("attaching over a WebSocket")
 
     async def _feed(self, supervisor: Supervisor, once: bool, client: trio.abc.ReceiveStream) -> None:
         """What the client sends, to the container; the client's end ends the input of one made to be fed once."""
@@ -112,15 +121,29 @@ class _Streams:
 # -- output -------------------------------------------------------------------------------------------------
 
 
+Shape = Callable[[LogPiece], bytes]
+
+
+def _shapes(raw: bool) -> tuple[Shape, Shape]:
+    """How a piece is sent: as it is, or with the time in front of it. What a terminal printed is not framed."""
+    return (_plain, _stamped_line) if raw else (_framed, _stamped)
+
+
+def _plain(piece: LogPiece) -> bytes:
+    return piece.data
+
+
+def _stamped_line(piece: LogPiece) -> bytes:
+    """With the time in front of each line, and not of the later pieces of a long one."""
+    return f"{stamp(piece.time)} ".encode() + piece.data if piece.starts else piece.data
+
+
 def _framed(piece: LogPiece) -> bytes:
     return frame(piece.stream, piece.data)
 
 
 def _stamped(piece: LogPiece) -> bytes:
-    """With the time in front of each line, and not of the later pieces of a long one."""
-    if not piece.starts:
-        return _framed(piece)
-    return frame(piece.stream, f"{stamp(piece.time)} ".encode() + piece.data)
+    return frame(piece.stream, _stamped_line(piece))
 
 
 def _tail(text: str) -> int | None:
@@ -128,7 +151,7 @@ def _tail(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-async def _pump(reader: OutputReader, shape: Callable[[LogPiece], bytes], send: Send) -> None:
+async def _pump(reader: OutputReader, shape: Shape, send: Send) -> None:
     """Send everything that ``reader`` gives; what has piled up meanwhile goes in one piece.
 
     One that reads slowly holds back only its own reader: nothing is kept for it but what is on disk anyway.
