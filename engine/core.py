@@ -31,6 +31,7 @@ from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.store import Paths
 
 if TYPE_CHECKING:
+    from lading.engine.health import HealthLog
     from lading.engine.supervisor import Supervisor
 
 __all__ = ["Caller", "Core", "new_caller", "new_command_id"]
@@ -87,6 +88,7 @@ class Core:
     live: dict[str, Supervisor] = attrs.field(factory=dict)
     closing: bool = False
     wanted_runtime: str | None = None
+    health: dict[str, HealthLog] = attrs.field(factory=dict)
     retries: dict[CommandId, trio.Lock] = attrs.field(factory=dict)
     pausing: trio.Lock = attrs.field(factory=trio.Lock)
     compacting: trio.Lock = attrs.field(factory=trio.Lock)
@@ -184,6 +186,7 @@ class Core:
 
     def removed(self, container: str) -> None:
         """Tell who waits for ``removal``."""
+        self.health.pop(container, None)
         event = self._removals.pop(container, None)
         if event is not None:
             event.set()

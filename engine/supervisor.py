@@ -23,6 +23,7 @@ from lading.engine.bundle import clear_bundle, make_bundle
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.exitwords import classify_failure
 from lading.engine.freezer import is_frozen, thaw
+from lading.engine.health import watch_health
 from lading.engine.link import KeptRun
 from lading.engine.mounting import mounted_bundle, release_volumes
 from lading.engine.observe import drop_exit_record, observe
@@ -168,6 +169,8 @@ class Supervisor:
     def _attend(self, containers: Containers) -> None:
         """Begin what the container asked for besides running."""
         settings = self._core.settings(self.id)
+        if settings.health is not None:
+            self._core.nursery.start_soon(watch_health, self._core, self, settings.health)
         if settings.deadline:
             self._core.nursery.start_soon(self._keep_deadline, settings.deadline, containers)
 

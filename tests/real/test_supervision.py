@@ -11,8 +11,8 @@ import trio
 from stage import IMAGE, Stage, event, happens, output_of, printed, story
 
 import lading
-from lading import Resources, RestartPolicy
-from lading.events.container import Exited, Phase, RestartScheduled, StartRequested, Unpaused
+from lading import HealthCheck, Resources, RestartPolicy
+from lading.events.container import Exited, HealthChanged, Phase, RestartScheduled, StartRequested, Unpaused
 from lading.events.errors import CannotStart, Invalid, NotFound, WrongPhase
 from lading.events.policy import SHORTEST_DELAY
 from lading.storage.procfs import is_alive
@@ -350,3 +350,73 @@ async def test_what_the_commands_raise_comes_out(stage: Stage) -> None:
         with pytest.raises(ValueError, match="mine"):
             await run_them(engine)
         assert await output_of(engine, IMAGE, "echo", "works") == b"works\n"
+
+
+# -- health -------------------------------------------------------------------------------------------------
+
+
+def quick(*test: str, **more: int) -> HealthCheck:
+    """A check every 50 ms, two failures of which count."""
+    times = {"interval": 50_000_000, "timeout": 2_000_000_000, "start_interval": 20_000_000, "retries": 2}
+    return HealthCheck(test, **(times | more))
+
+
+async def health_is(engine: lading.Engine, container: lading.Container, health: str) -> None:
+    await until(engine, lambda: engine.core.supervision(container.id).health == health)
+
+
+async def test_health_is_probed_and_its_changes_are_recorded(stage: Stage) -> None:
+    flip = ["sh", "-c", "touch /ok; sleep 1000"]
+    async with stage.emptied() as engine:
+        made = await engine.containers.create(IMAGE, flip, health=quick("CMD-SHELL", "cat /ok || exit 4"))
+        await made.start()
+        assert engine.core.supervision(made.id).health == "starting"
+        await health_is(engine, made, "healthy")
+        await made.exec(["rm", "/ok"])
+        await health_is(engine, made, "unhealthy")
+        last = engine.core.health[made.id].probes[-1]
+        assert last.exit_code == 4
+        assert "/ok" in last.output
+        assert "/ok" in event(engine, made.id, HealthChanged).why
+        await made.exec(["touch", "/ok"])
+        await health_is(engine, made, "healthy")
+        assert [name for name in story(engine, made.id) if name == "HealthChanged"] == ["HealthChanged"] * 3
+        assert made.status == "running"
+
+
+async def test_a_probe_that_takes_too_long_or_is_not_there_is_a_failure(stage: Stage) -> None:
+    async with stage.emptied() as engine:
+        slow = await engine.containers.create(IMAGE, SLEEP, health=quick("CMD", "sleep", "9", timeout=50_000_000))
+        gone = await engine.containers.create(IMAGE, SLEEP, health=quick("CMD", "no-such-command"))
+        for each, code in ((slow, -1), (gone, None)):
+            await each.start()
+            await health_is(engine, each, "unhealthy")
+            found = engine.core.health[each.id].probes[-1]
+            assert found.exit_code != 0
+            assert code is None or found.exit_code == code
+        await slow.stop(timeout=0)
+
+
+async def test_an_unhealthy_container_is_restarted_if_it_asks_for_that(stage: Stage) -> None:
+    once = ["sh", "-c", "test -e /was && touch /ok; touch /was; exec sleep 1000"]
+    async with stage.emptied() as engine:
+        made = await engine.containers.create(
+            IMAGE, once, health=quick("CMD", "cat", "/ok"), restart_unhealthy=True, stop_timeout=0
+        )
+        await made.start()
+        await happens(engine, made.id, RestartScheduled)
+        assert event(engine, made.id, RestartScheduled).why == "unhealthy"
+        await health_is(engine, made, "healthy")
+        assert made.state.run == 2
+
+
+async def test_health_goes_on_with_the_next_engine(stage: Stage) -> None:
+    async with stage.engine() as engine:
+        made = await engine.containers.create(
+            IMAGE, ["sh", "-c", "touch /ok; sleep 1000"], health=quick("CMD", "cat", "/ok")
+        )
+        await made.start()
+        await health_is(engine, made, "healthy")
+        await made.exec(["rm", "/ok"])
+    async with stage.emptied() as engine:
+        await health_is(engine, engine.containers.get(made.id), "unhealthy")
