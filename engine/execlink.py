@@ -63,9 +63,9 @@ class ExecLink:
         self._post({"op": "exec", "fds": len(fds), **message}, fds)
         return kept
 
-    def drop_output(self, kept: KeptExec) -> None:
-        """Nobody reads what it prints any more."""
-        self._post({"op": "exec-drop", "id": kept.id})
+    def drop_output(self, exec_id: str, streams: str = "oe") -> None:
+        """Nobody reads what it prints there any more."""
+        self._post({"op": "exec-drop", "id": exec_id, "streams": streams})
 
     def done(self, kept: KeptExec) -> None:
         """Its exit is where it has to be, and nobody reads any more."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExecView", "Execs", "LiveExec"]
 
+_PAUSE = 0.005
 _PATIENCE = 10.0
 """Seconds for the processes of execs to be gone once their container is, or once they were killed."""
 
@@ -219,6 +220,7 @@ class Execs:
         if live.kept.master >= 0:
             master, live.kept.master = live.kept.master, -1
             live.streams.take_master(master, stdin=live.spec.stdin)
+            live.streams.stdout.on_close = partial(self._core.link.execs.drop_output, live.id, "o")
             if live.kept.ended.is_set():
                 live.streams.end_soon()
 
@@ -236,7 +238,9 @@ class Execs:
         tty = None
         if console:
             rows, columns = asked.size
-            tty = {"path": console, "rows": rows, "columns": columns, "detaches": asked.runtime.detaches}
+            tty = {"path": console, "rows": rows, "columns": columns}
+        for letter, output in (("o", live.streams.stdout), ("e", live.streams.stderr)):
+            output.on_close = partial(link.execs.drop_output, live.id, letter)
         live.reading, live.runc = read, asked.runtime.detaches
         live.kept = link.execs.start(
             {
@@ -246,13 +250,14 @@ class Execs:
                 "log": f"{base}.log",
                 "note": f"{paths.run}/exits/{live.id}",
                 "streams": letters,
+                "detaches": asked.runtime.detaches,
                 "tty": tty,
             },
             fds,
             partial(self._on_end, live),
         )
         if not read:
-            link.execs.drop_output(live.kept)
+            link.execs.drop_output(live.id)
 
     def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Give the terminal of a running exec this size. Raises ``NotFound``."""
@@ -261,13 +266,14 @@ class Execs:
 
     def leave(self, live: LiveExec) -> None:
         """Nobody reads or feeds it any more. It goes on, and what it prints is dropped. Idempotent."""
+        live.streams.end_soon()
         live.streams.close()
         if live.reading and live.kept is not None:
             live.reading = False
             if live.ended.is_set():
                 self._core.link.execs.done(live.kept)
             else:
-                self._core.link.execs.drop_output(live.kept)
+                self._core.link.execs.drop_output(live.id)
 
     async def end(self, live: LiveExec) -> None:
         """Kill it, with what it has started in its session, and wait for its end, whatever is cancelled.
@@ -280,8 +286,10 @@ class Execs:
             session = session_of(live.pid)
             await live.kill()
             await live.ended.wait()
-            if session:
-                kill_session(session, f"{cgroup_of(self._core.paths)}/{live.container}")
+            while session and kill_session(  # noqa: ASYNC110  # nobody tells
+                session, f"{cgroup_of(self._core.paths)}/{live.container}"
+            ):
+                await trio.sleep(_PAUSE)
 
     async def probe(
         self, container: str, args: Sequence[str], *, timeout: float, limit: int
@@ -322,11 +330,13 @@ class Execs:
             self._ended(live)
         elif not live.kept.lost and not live.claimed:
             # One that is lost goes on without a keeper until its container is ended, which then tells of it.
-            live.claimed = True
             self._core.nursery.start_soon(self._record, live)
 
     async def _record(self, live: LiveExec) -> None:
         await live.settled.wait()
+        if live.claimed:
+            return
+        live.claimed = True  # and asked for at once: nothing can be appended in between
         with contextlib.suppress(EngineClosed):  # the next engine does it
             await self._append_end(live, *verdict(live))
 

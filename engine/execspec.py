@@ -116,9 +116,13 @@ def _capabilities(process: dict[str, Any], privileged: bool) -> dict[str, Any]:
 
 @functools.cache
 def _all_capabilities() -> tuple[str, ...]:
-    """Those of this kernel."""
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    return tuple(f"CAP_{name}" for name in _CAPABILITIES[: last + 1])
+    """Those that this process has: nobody can give more."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapPrm":
+            mine = int(value, 16)
+            return tuple(f"CAP_{each}" for bit, each in enumerate(_CAPABILITIES) if mine >> bit & 1)
+    return ()
 
 
 def write_process(path: str, document: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -23,12 +24,13 @@ class ExecOutput(trio.abc.ReceiveStream):
     """
 
     def __init__(self, fd: int = -1) -> None:
-        """``first`` will be the beginning of what was read."""
+        """``first`` is the beginning of what was read; ``on_close`` is called if that comes before the end."""
         self._fd = fd
         self._deadline = math.inf
         self._waiting: trio.CancelScope | None = None
         self._pushed = b""
         self.first = b""
+        self.on_close: Callable[[], None] | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Some bytes, b"" at the end. Raises ``trio.ClosedResourceError`` once it was closed."""
@@ -74,6 +76,8 @@ class ExecOutput(trio.abc.ReceiveStream):
             fd, self._fd = self._fd, -1
             trio.lowlevel.notify_closing(fd)
             os.close(fd)
+            if self._deadline == math.inf and self.on_close is not None:
+                self.on_close()
 
     async def aclose(self) -> None:
         """Close it. What the exec prints there from now on is dropped; it doesn't notice."""

@@ -34,6 +34,7 @@ from lading.engine import wire
 from lading.engine.fdpass import Descriptors, send_with
 from lading.engine.keeper_exec import Exec
 from lading.engine.keeper_run import Run
+from lading.engine.launch import reap_strays
 from lading.storage.inotify import Watch
 from lading.storage.procfs import set_child_subreaper
 
@@ -168,7 +169,7 @@ class Keeper:
                 )
                 self._nursery.start_soon(self._exec, each)
             case "exec-drop" if message["id"] in self._execs:
-                self._nursery.start_soon(self._execs[message["id"]].drop_output)
+                self._nursery.start_soon(self._execs[message["id"]].drop_output, message["streams"])
             case "exec-done" if message["id"] in self._execs:
                 each = self._execs.pop(message["id"])
                 if each.forget():
@@ -193,6 +194,8 @@ class Keeper:
 
     async def _exec(self, each: Exec) -> None:
         await each.live(lambda: self._send is not None)
+        if each.failed:
+            self._nursery.start_soon(reap_strays)
         self._leave_if_idle()
 
     async def _run(self, message: dict[str, Any]) -> None:
@@ -200,6 +203,7 @@ class Keeper:
         await run.live(lambda: self._send is not None)
         if run.exit is None:
             del self._runs[run.id]
+            self._nursery.start_soon(reap_strays)
         self._leave_if_idle()
 
     # -- pid files --------------------------------------------------------------------------------------

@@ -49,13 +49,18 @@ class Exec:
         self._pid_file = run_dir / "pids" / self.id
         self._pid = self._ticks = 0
         self._stdio: dict[int, int] = {}
-        self._rests: list[int] = []
+        self._rests: dict[str, int] = {}
         self._console: Console | None = None
         for letter in ask["streams"]:
             self._stdio["ioe".index(letter)] = fds.pop(0)
             if letter != "i":
-                self._rests.append(fds.pop(0))
+                self._rests[letter] = fds.pop(0)
         self._dropping = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the runtime failed, or was killed, so that it may have left something of its own behind."""
+        return self.exit is not None and (bool(self.exit["why"]) or self.exit["code"] > 128)
 
     def describe(self) -> dict[str, Any]:
         """The exec in message ``hello``."""
@@ -104,7 +109,7 @@ class Exec:
                 code = await wait_runtime(runtime, pidfd)
                 self._console.give_up()
         self.read_pid(tell=False)
-        if code < 0 or (code == 0 and self._console is not None and self._ask["tty"]["detaches"]):
+        if code < 0 or (code == 0 and self._ask["detaches"]):
             status = await wait_orphan(self._pid, self._ticks)
             return status if status is not None else 128 - code
         return code
@@ -157,18 +162,17 @@ class Exec:
 
     # -- what nobody reads ----------------------------------------------------------------------------------
 
-    async def drop_output(self) -> None:
-        """Nobody reads what it prints: do, until no process can print there any more."""
-        if self._dropping:
-            return
-        self._dropping = True
-        if self._console is not None:
+    async def drop_output(self, letters: str = "oe") -> None:
+        """Nobody reads what it prints on these streams: do, until no process can print there any more."""
+        if self._console is not None and not self._dropping:
+            self._dropping = True
             await self._console.ready.wait()
             if self._console.master >= 0:
-                self._rests.append(os.dup(self._console.master))
+                self._rests["o"] = os.dup(self._console.master)
         async with trio.open_nursery() as nursery:
-            while self._rests:
-                nursery.start_soon(_drop, self._rests.pop())
+            for letter in letters:
+                if letter in self._rests:
+                    nursery.start_soon(_drop, self._rests.pop(letter))
 
     def forget(self) -> bool:
         """It is over, in the log, and read as far as somebody wanted; True if something may still print there."""
@@ -176,15 +180,14 @@ class Exec:
             os.unlink(self._ask["note"])
         if self._console is not None:
             self._console.close()
-        if self._dropping:
-            return False
-        poll = select.poll()
-        for fd in self._rests:
-            poll.register(fd, 0)
-        ended = {fd for fd, events in poll.poll(0) if events & select.POLLHUP} if self._rests else set()
-        for fd in ended:
-            os.close(fd)
-        self._rests = [fd for fd in self._rests if fd not in ended]
+        if self._rests:
+            poll = select.poll()
+            for fd in self._rests.values():
+                poll.register(fd, 0)
+            ended = {fd for fd, events in poll.poll(0) if events & select.POLLHUP}
+            for fd in ended:
+                os.close(fd)
+            self._rests = {letter: fd for letter, fd in self._rests.items() if fd not in ended}
         return bool(self._rests)
 
 

@@ -6,11 +6,12 @@ import os
 import signal
 from collections.abc import Sequence
 
+import attrs
 import trio
 
 from lading.storage.procfs import start_ticks
 
-__all__ = ["launch", "open_pipes", "wait_orphan", "wait_runtime"]
+__all__ = ["launch", "open_pipes", "reap_strays", "wait_orphan", "wait_runtime"]
 
 _ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -30,11 +31,14 @@ def launch(argv: list[str], stdio: Sequence[int]) -> tuple[int, int]:
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT],  # what Python or main has changed
     )
     try:
-        return pid, os.pidfd_open(pid)
+        pidfd = os.pidfd_open(pid)
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+    _runtimes.add(pid)
+    _orphans.pop(pid, None)
+    return pid, pidfd
 
 
 def open_pipes(with_stdin: bool) -> tuple[list[int], list[int]]:
@@ -62,8 +66,11 @@ def open_pipes(with_stdin: bool) -> tuple[list[int], list[int]]:
 
 async def wait_runtime(pid: int, pidfd: int) -> int:
     """The exit code of our child ``pid``; negative: it was killed by that signal. Closes nothing."""
-    await trio.lowlevel.wait_readable(pidfd)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222  # a zombie by now
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222  # a zombie by now
+    finally:
+        _runtimes.discard(pid)
 
 
 async def wait_orphan(pid: int, ticks: int) -> int | None:
@@ -72,19 +79,66 @@ async def wait_orphan(pid: int, ticks: int) -> int | None:
     ``ticks``: when it started, as its identity; 0 if it was a zombie by then. None: it is not there, or was not
     ours to reap.
     """
-    # A zombie tells no start time any more; that it is our child, waitpid tells.
-    if pid == 0 or start_ticks(pid) not in (0, ticks):
-        return None
+    orphan = _orphans.get(pid)
+    if orphan is None or (orphan.gone.is_set() and start_ticks(pid)):  # reused since: another one
+        # A zombie tells no start time any more; that it is our child, waitpid tells.
+        if pid == 0 or start_ticks(pid) not in (0, ticks):
+            return None
+        orphan = _orphans[pid] = _Orphan()
+        await _reap(pid, orphan)
+    else:
+        await orphan.gone.wait()
+    _orphans.pop(pid, None)
+    return orphan.code
+
+
+async def reap_strays() -> None:
+    """Reap the children that somebody who is gone has left to us, and that nobody else waits for.
+
+    A runtime that fails in the middle leaves such a child, and it may be in the container's pid namespace: until
+    it is reaped the namespace, and with it the container, can't end (pid_namespaces(7)).
+    """
+    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+        strays = [pid for pid in map(int, file.read().split()) if pid not in _runtimes and not _is_awaited(pid)]
+    async with trio.open_nursery() as nursery:
+        for pid in strays:
+            orphan = _orphans[pid] = _Orphan()
+            nursery.start_soon(_reap, pid, orphan)
+    for pid in strays:
+        if len(_orphans) > _REMEMBERED:
+            _orphans.pop(pid, None)
+
+
+@attrs.define(eq=False)
+class _Orphan:
+    """A child that was another's. ``code`` is there once it is ``gone``."""
+
+    gone: trio.Event = attrs.field(factory=trio.Event)
+    code: int | None = None
+
+
+def _is_awaited(pid: int) -> bool:
+    orphan = _orphans.get(pid)
+    return orphan is not None and not orphan.gone.is_set()
+
+
+_runtimes: set[int] = set()
+"""The children that were launched and are waited for."""
+_orphans: dict[int, _Orphan] = {}
+"""The children that are waited for otherwise, and some that were: somebody may still want to know of them."""
+_REMEMBERED = 1000
+
+
+async def _reap(pid: int, orphan: _Orphan) -> None:
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
-        return None
-    try:
-        await trio.lowlevel.wait_readable(pidfd)
-    finally:
-        os.close(pidfd)
-    try:
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222  # a zombie by now
-    except ChildProcessError:
-        return None
-    return status if status >= 0 else 128 - status
+        orphan.code = status if status >= 0 else 128 - status
+    except OSError:
+        pass
+    finally:
+        orphan.gone.set()

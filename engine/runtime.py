@@ -49,7 +49,10 @@ class Runtime:
 
     @property
     def detaches(self) -> bool:
-        """Whether it leaves once it has started what has a terminal: it can't hand that out and stay (runc)."""
+        """Whether it leaves once it has started a command (an exec, or what has a terminal), as runc does.
+
+        It can't hand out a terminal and stay, and would give an exec pipes of its own and wait for their end.
+        """
         return self.name == "runc"
 
     def run(self, container: str, bundle: str, pid_file: str, log: str, console: str = "") -> list[str]:
@@ -60,7 +63,8 @@ class Runtime:
         return [
             *self.base(log),
             "run",
-            *self._console(console),
+            *(["--detach"] if console and self.detaches else []),
+            *_console(console),
             "--bundle",
             bundle,
             "--pid-file",
@@ -73,18 +77,14 @@ class Runtime:
         return [
             *self.base(log),
             "exec",
-            *self._console(console),
+            *(["--detach"] if self.detaches else []),
+            *_console(console),
             "--process",
             process,
             "--pid-file",
             pid_file,
             container,
         ]
-
-    def _console(self, console: str) -> list[str]:
-        if not console:
-            return []
-        return [*(["--detach"] if self.detaches else []), "--console-socket", console]
 
     def delete(self, container: str) -> list[str]:
         """The command that kills and forgets ``container``, whatever state it is in."""
@@ -93,6 +93,10 @@ class Runtime:
     def base(self, log: str) -> list[str]:
         """The runtime and its global options; its errors go to ``log``, as JSON lines."""
         return [self.path, "--root", self.state, "--log", log, "--log-format", "json"]
+
+
+def _console(socket: str) -> list[str]:
+    return ["--console-socket", socket] if socket else []
 
 
 def find_runtime(paths: Paths, host: Host, wanted: str | None = None) -> Runtime:

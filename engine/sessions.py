@@ -20,13 +20,15 @@ def session_of(pid: int) -> int:
         return 0
 
 
-def kill_session(session: int, cgroup: str) -> None:
-    """Kill what is in ``session`` and in the container's ``cgroup``, until nothing is: it may have forked."""
-    for _ in range(10):
-        found = [pid for pid in processes_in(cgroup) if session_of(pid) == session]
-        for pid in found:
-            ticks = start_ticks(pid)
-            if session_of(pid) == session:  # still: so the time that was read is this process's
-                send_signal(ProcessId(boot_id(), pid, ticks), signal.SIGKILL)
-        if not found:
-            return
+def kill_session(session: int, cgroup: str) -> bool:
+    """Kill what is in ``session`` and in the container's ``cgroup``; False if nothing was.
+
+    Not everything need be gone then, and it may have forked: to be called again until nothing is there.
+    """
+    found = False
+    for pid in processes_in(cgroup):
+        ticks = start_ticks(pid)
+        if ticks and session_of(pid) == session:  # in this order: the time that was read is this process's
+            found = True
+            send_signal(ProcessId(boot_id(), pid, ticks), signal.SIGKILL)
+    return found

@@ -7,8 +7,8 @@ Engine to keeper::
     {op: "watch", id, on}         tell, or stop telling, when output grows
     {op: "policy", on_exit}       "leave" or "stop" the containers when the engine goes
     {op: "resize", id, rows, columns}                     the terminal of a run or an exec
-    {op: "exec", id, argv, process, log, note, streams, fds, tty}    see ``keeper_exec``
-    {op: "exec-drop", id}         nobody reads its output any more
+    {op: "exec", id, argv, process, log, note, streams, fds, tty, detaches}    see ``keeper_exec``
+    {op: "exec-drop", id, streams}          nobody reads these of its output (letters of "oe") any more
     {op: "exec-done", id}         its exit is in the log, and nobody reads any more: drop it
 
 Keeper to engine::
