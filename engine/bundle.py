@@ -17,14 +17,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from lading.engine.asked import with_settings
 from lading.engine.identity import resolve
 from lading.engine.oci import BundleSpec, Host, MountEntry, render
+from lading.engine.privatefiles import PRIVATE_FILES, private_files
 from lading.engine.process import with_home, working_dir
 from lading.engine.runtime import Runtime, cgroup_of, file_limit
 from lading.events.container import ContainerState
 from lading.events.errors import HostError, ImageInvalid
 from lading.events.settings import ContainerSettings
-from lading.events.spec import ContainerSpec
 from lading.storage.linux import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from lading.storage.overlay import mount_overlay, mounts_below, unmount
 from lading.storage.store import Paths
@@ -32,8 +33,8 @@ from lading.storage.trees import remove_tree
 
 __all__ = ["clear_bundle", "make_bundle", "mount_root"]
 
-_FILES = ("hostname", "hosts", "resolv.conf")
-_MADE = ("config.json", "log", *_FILES)
+_MADE = ("config.json", "log", *PRIVATE_FILES)
+_USUAL = ContainerSettings()
 
 
 def mount_root(paths: Paths, state: ContainerState, target: str) -> None:
@@ -72,8 +73,8 @@ def make_bundle(
     """Mount the root and write everything the runtime reads; the bundle's directory.
 
     ``mounts`` gets the root's path, once it is mounted, and says what the runtime mounts in it.
-    Raises ``HostError``, ``Invalid`` (a user that the image doesn't have) or ``ImageInvalid``; then, and after
-    a crash, ``clear_bundle`` undoes whatever was done.
+    Raises ``HostError``, ``Invalid`` (a user or a group that the image doesn't have) or ``ImageInvalid``; then,
+    and after a crash, ``clear_bundle`` undoes whatever was done.
     """
     bundle = f"{paths.run}/bundles/{state.id}"
     root = f"{bundle}/rootfs"
@@ -84,34 +85,33 @@ def make_bundle(
         mount_root(paths, state, root)
         _check_mount_points(root)
         entries = () if mounts is None else mounts(root)
-        for name, content in _private_files(spec):
+        for name, content in private_files(spec, settings):
             _write(f"{bundle}/{name}", content)
     except OSError as error:
         raise HostError("make the bundle in", bundle, error.errno or 0) from error
     identity = resolve(root, spec.user)
-    config = render(
-        BundleSpec(
-            container_id=state.id,
-            rootfs=root,
-            args=spec.args,
-            env=with_home(spec.env, identity.home),
-            cwd=working_dir(spec.working_dir),  # checked when it was created; but a log may come from elsewhere
-            cgroups_path=f"{cgroup_of(paths)}/{state.id}",
-            nofile=file_limit(),
-            network=spec.network,
-            uid=identity.uid,
-            gid=identity.gid,
-            additional_gids=identity.additional_gids,
-            hostname=spec.hostname,
-            terminal=settings.tty,
-            readonly_rootfs=spec.read_only,
-            files=tuple((f"{bundle}/{name}", f"/etc/{name}") for name in _FILES),
-            mounts=entries,
-            propagation=_propagation(entries),
-        ),
-        host,
-        runtime.seccomp,
+    asked = BundleSpec(
+        container_id=state.id,
+        rootfs=root,
+        args=spec.args,
+        env=with_home(spec.env, identity.home),
+        cwd=working_dir(spec.working_dir),  # checked when it was created; but a log may come from elsewhere
+        cgroups_path=f"{cgroup_of(paths)}/{state.id}",
+        nofile=file_limit(),
+        network=spec.network,
+        uid=identity.uid,
+        gid=identity.gid,
+        additional_gids=identity.additional_gids,
+        hostname=spec.hostname,
+        terminal=settings.tty,
+        readonly_rootfs=spec.read_only,
+        files=tuple((f"{bundle}/{name}", f"/etc/{name}") for name in PRIVATE_FILES),
+        mounts=entries,
+        propagation=_propagation(entries),
     )
+    if settings != _USUAL:
+        asked = with_settings(asked, settings, host)
+    config = render(asked, host, runtime.seccomp)
     _write(f"{bundle}/config.json", config)
     return bundle
 
@@ -197,21 +197,3 @@ def _check_mount_points(root: str) -> None:
                 ) from error
     finally:
         os.close(directory)
-
-
-def _private_files(spec: ContainerSpec) -> list[tuple[str, bytes]]:
-    if spec.network == "host":
-        hosts = _read("/etc/hosts")
-        resolv = _read("/etc/resolv.conf")
-    else:
-        hosts = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        resolv = b""
-    return [("hostname", f"{spec.hostname}\n".encode()), ("hosts", hosts), ("resolv.conf", resolv)]
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""

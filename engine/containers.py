@@ -15,6 +15,7 @@ import trio
 from lading.engine.container import Container
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.exporting import export_container
+from lading.engine.hostchecks import check_host
 from lading.engine.images import Images
 from lading.engine.mapping import Results
 from lading.engine.mounts import settle_mounts
@@ -45,6 +46,7 @@ from lading.events.errors import (
 )
 from lading.events.ids import ContainerId, check_container_name, container_stream
 from lading.events.image import ImageConfig
+from lading.events.settingchecks import check_settings
 from lading.events.settings import ContainerSettings
 from lading.events.volume import volume_stream
 
@@ -186,6 +188,9 @@ class Containers:
     ) -> tuple[Container, Supervisor | None]:
         if name is not None:
             check_container_name(name)
+        if recipe.settings != ContainerSettings():
+            check_settings(recipe.settings, recipe.network)
+            check_host(recipe.settings)
         async with self.core.content.using():  # the image's layers stay until the container is there to need them
             image = self._images.resolve(recipe.image)
             spec = attrs.evolve(make_spec(recipe, image), layers=self._images.visible_layers(image))

@@ -25,7 +25,7 @@ import attrs
 from lading.events.errors import HostError, Invalid
 from lading.storage import linux
 
-__all__ = ["MAX_ID", "Identity", "resolve"]
+__all__ = ["MAX_ID", "Identity", "resolve", "resolve_groups"]
 
 MAX_ID: Final = 2**31 - 1
 
@@ -207,3 +207,30 @@ def resolve(rootfs: str, user: str) -> Identity:
     if len(gids) > _MAX_GROUPS:
         raise Invalid("user", user, f"it is in {len(gids)} groups; the kernel's limit is {_MAX_GROUPS}")
     return Identity(account.uid, gid, gids, account.home)
+
+
+def resolve_groups(rootfs: str, groups: tuple[str, ...]) -> tuple[int, ...]:
+    """The numbers of ``groups`` (names, or numbers as they are) in the container with root ``rootfs``, each once.
+
+    Raises as ``resolve`` does, for the field ``group``. Reads the file only for a name.
+    """
+    parts = [_part("group", group, group) for group in groups]
+    known: dict[bytes, int] = {}
+    if any(number is None for _, number in parts):
+        try:
+            root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostError("open the container's root", rootfs, error.errno or 0) from error
+        try:
+            content = _read(root, b"etc/group", ",".join(groups))
+        finally:
+            os.close(root)
+        for group in reversed(list(_groups(content, b""))):  # so that the first of a name is the one that counts
+            known[group.name] = group.gid
+    found = []
+    for name, number in parts:
+        gid = known.get(name) if number is None else number
+        if gid is None:
+            raise Invalid("group", name.decode(), "unable to find it: no matching entries in group file")
+        found.append(gid)
+    return tuple(dict.fromkeys(found))

@@ -7,7 +7,41 @@ import functools
 import os
 from pathlib import Path
 
-__all__ = ["cgroup_mode", "cgroup_mounts", "in_cgroup", "processes_in", "remove_cgroup"]
+__all__ = [
+    "cgroup_mode",
+    "cgroup_mounts",
+    "controller_mounts",
+    "in_cgroup",
+    "missing_limits",
+    "processes_in",
+    "remove_cgroup",
+]
+
+# Where v1 has the limit (by its field in ``events.settings.Resources``): controller, files of which one is enough.
+_V1_FILES = {
+    "memory": ("memory", "memory.limit_in_bytes"),
+    "memory_reservation": ("memory", "memory.soft_limit_in_bytes"),
+    "memory_swap": ("memory", "memory.memsw.limit_in_bytes"),
+    "swappiness": ("memory", "memory.swappiness"),
+    "oom_kill_disable": ("memory", "memory.oom_control"),
+    "cpu_shares": ("cpu", "cpu.shares"),
+    "cpu_period": ("cpu", "cpu.cfs_period_us"),
+    "cpu_quota": ("cpu", "cpu.cfs_quota_us"),
+    "nano_cpus": ("cpu", "cpu.cfs_quota_us"),
+    "cpuset_cpus": ("cpuset", "cpuset.cpus"),
+    "cpuset_mems": ("cpuset", "cpuset.mems"),
+    "pids": ("pids", "cgroup.procs"),
+    "blkio_weight": ("blkio", "blkio.weight", "blkio.bfq.weight"),
+    "read_bps": ("blkio", "blkio.throttle.read_bps_device"),
+    "write_bps": ("blkio", "blkio.throttle.write_bps_device"),
+    "read_iops": ("blkio", "blkio.throttle.read_iops_device"),
+    "write_iops": ("blkio", "blkio.throttle.write_iops_device"),
+}
+# v2 has no swappiness of a cgroup, and its OOM killer can't be turned off. blkio is called io there.
+_V1_ONLY = frozenset(("swappiness", "oom_kill_disable"))
+_CONTROLLERS = frozenset(
+    ("cpu", "cpuacct", "cpuset", "memory", "blkio", "pids", "freezer", "devices", "hugetlb"),
+)
 
 
 @functools.cache
@@ -20,6 +54,38 @@ def cgroup_mounts() -> tuple[Path, ...]:
             if right.split(" ", 1)[0] in ("cgroup", "cgroup2"):
                 found.append(Path(left.split()[4]))
     return tuple(found)
+
+
+@functools.cache
+def controller_mounts() -> dict[str, Path]:
+    """Where each v1 controller's hierarchy is mounted, and as ``unified`` the v2 tree."""
+    found: dict[str, Path] = {}
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            kind, _, options = right.rstrip("\n").split(" ", 2)
+            if kind == "cgroup2":
+                found.setdefault("unified", Path(left.split()[4]))
+            elif kind == "cgroup":
+                for word in _CONTROLLERS.intersection(options.split(",")):
+                    found.setdefault(word, Path(left.split()[4]))
+    return found
+
+
+def missing_limits() -> frozenset[str]:
+    """The limits, by their fields in ``events.settings.Resources``, that this kernel doesn't have."""
+    mounts = controller_mounts()
+    unified = mounts.get("unified")
+    controllers = (unified / "cgroup.controllers").read_text().split() if unified is not None else []
+    if cgroup_mode() == "v2":
+        names = {name: "io" if entry[0] == "blkio" else entry[0] for name, entry in _V1_FILES.items()}
+        return _V1_ONLY | {name for name, controller in names.items() if controller not in controllers}
+    missing = set()
+    for name, (controller, *files) in _V1_FILES.items():
+        place = mounts.get(controller)
+        if place is None or not any((place / file).exists() for file in files):
+            missing.add(name)
+    return frozenset(missing)
 
 
 def cgroup_mode() -> str:
