@@ -112,10 +112,12 @@ def _fill(source: int, top: int, data: int, pause: Callable[[], None]) -> bool:
             remove_tree(top, b"filling")
             raise
     try:
+        time = os.fstat(filled).st_mtime_ns
         for name in _entries(filled):
             with contextlib.suppress(FileExistsError):  # moved by who crashed, or written by a container since
                 linux.rename_noreplace(name, name, source_fd=filled, target_fd=data)
         copy_directory_metadata(filled, data)
+        os.utime(data, ns=(time, time))
         syncfs(data)
     finally:
         os.close(filled)
