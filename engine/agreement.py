@@ -107,7 +107,7 @@ def _mounts(paths: Paths, states: dict[str, ContainerState]) -> Iterator[Differe
             yield Difference("mount", key, "it runs, and its root is not mounted", "stop it and start it again")
     for key in sorted(mounted):
         known = states.get(key)
-        if key.startswith("export-"):  # a container that is being read
+        if key.startswith(("export-", "copy-")):  # a container that is being read, or copied into
             continue
         if known is None or (known.process is None and known.phase not in _MAKING):
             where = "doesn't know it" if known is None else f"has it {known.phase}"

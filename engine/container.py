@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from signal import SIGKILL
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lading.engine.changing import container_changes
+from lading.engine.copying import Archive, PathStat, get_archive, put_archive, stat_path
 from lading.engine.core import Caller, new_caller
 from lading.engine.execution import ExecResult, ExecStream, exec_spec, execute, open_exec
+from lading.engine.images import opened
 from lading.engine.output import OutputReader
 from lading.engine.pausing import pause, unpause
 from lading.engine.removal import remove_container
 from lading.engine.retry import deciding, end_of_run, first_result, start_error
+from lading.engine.unpacking import Source
 from lading.engine.updating import update
 from lading.engine.waiting import WaitCondition, wait_removed, wait_run
 from lading.events.commands import KillContainer, RenameContainer, StartContainer, StopContainer
@@ -36,6 +41,7 @@ from lading.events.errors import NotFound, WrongPhase
 from lading.events.ids import ContainerId
 from lading.events.settings import Resources, RestartPolicy
 from lading.events.signals import signal_number
+from lading.storage.changes import Change
 
 if TYPE_CHECKING:
     from lading.engine.containers import Containers
@@ -366,6 +372,40 @@ class Container:
         outcome = Outcome()
         core.nursery.start_soon(outcome.run, partial(remove_container, core, self.id, caller, records[0].position))
         await outcome.wait()
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    async def stat_path(self, path: str) -> PathStat:
+        """What is at ``path`` in it; see ``engine.copying``. Raises ``NotFound`` and ``HostError``."""
+        return await stat_path(self._containers.core, self.id, path)
+
+    def get_archive(self, path: str) -> AbstractAsyncContextManager[Archive]:
+        """The tar of what is at ``path`` in it, to be read in ``async with``; see ``engine.copying``."""
+        return get_archive(self._containers.core, self.id, path)
+
+    async def put_archive(
+        self,
+        path: str,
+        source: str | os.PathLike[str] | Source,
+        *,
+        no_overwrite_dir_non_dir: bool = False,
+        copy_uid_gid: bool = False,
+    ) -> None:
+        """Extract the tar ``source`` (a path, an open file, or an async iterable of its bytes) into its directory
+        ``path``; see ``engine.copying``."""
+        with opened(source) as archive:
+            await put_archive(
+                self._containers.core,
+                self.id,
+                path,
+                archive,
+                no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+                copy_uid_gid=copy_uid_gid,
+            )
+
+    def changes(self) -> AbstractAsyncContextManager[AsyncGenerator[list[Change], None]]:
+        """What it changed of its image's files, sorted by path, a page at a time; see ``storage.changes``."""
+        return container_changes(self._containers.core, self.state)
 
     async def rename(self, name: str, *, actor: Actor | None = None, caller: Caller | None = None) -> None:
         """Give it another name. Raises ``AlreadyExists`` or ``Invalid``."""

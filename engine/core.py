@@ -12,6 +12,7 @@ import trio
 from lading.engine.content import ContentGate
 from lading.engine.downloads import Downloads
 from lading.engine.execs import Execs
+from lading.engine.holds import Holds
 from lading.engine.journal import Journal
 from lading.engine.link import Link
 from lading.engine.oci import Host
@@ -96,6 +97,7 @@ class Core:
     settling: trio.Lock = attrs.field(factory=trio.Lock)
     volume_lock: trio.Lock = attrs.field(factory=trio.Lock)
     filling: dict[str, trio.Lock] = attrs.field(factory=dict)
+    holds: Holds = attrs.field(factory=Holds)
     limits: Limits = DEFAULT_LIMITS
     transfers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_TRANSFERS))
     registries: RegistrySettings | None = None

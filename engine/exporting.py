@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import aclosing, asynccontextmanager
 
 import trio
 
 from lading.engine.core import Core
+from lading.engine.roots import read_view, take_away
 from lading.engine.stream import chunks
 from lading.events.container import ContainerState
-from lading.storage.overlay import mount_view, mounts_below, unmount
+from lading.storage.overlay import mounts_below
 from lading.storage.pack import pack
-from lading.storage.store import Paths
 
 __all__ = ["export_container"]
 
@@ -28,7 +26,7 @@ async def export_container(core: Core, state: ContainerState) -> AsyncIterator[A
     try:
         with trio.CancelScope(shield=True):
             if root not in mounts_below(root.parent):
-                made = await trio.to_thread.run_sync(_view, core.paths, state)
+                made = await trio.to_thread.run_sync(read_view, core.paths, state)
                 root = made / "rootfs"
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # stays what it is if the container stops
         try:
@@ -39,25 +37,4 @@ async def export_container(core: Core, state: ContainerState) -> AsyncIterator[A
     finally:
         if made is not None:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_take_away, made)
-
-
-def _view(paths: Paths, state: ContainerState) -> Path:
-    """Mount what the container would see, to be read only."""
-    place = paths.bundle(f"export-{secrets.token_hex(8)}")
-    (place / "rootfs").mkdir(parents=True, mode=0o700)
-    upper = paths.container(state.id) / "upper"
-    layers = [paths.layer(chain) for chain in reversed(state.spec.layers)]
-    try:
-        mount_view(place / "rootfs", [*([upper] if upper.is_dir() else []), *layers, paths.skeleton])
-    except BaseException:
-        _take_away(place)
-        raise
-    return place
-
-
-def _take_away(place: Path) -> None:
-    unmount(place / "rootfs")
-    for directory in (place / "rootfs", place):
-        with suppress(FileNotFoundError):
-            directory.rmdir()
+                await trio.to_thread.run_sync(take_away, made)

@@ -100,6 +100,8 @@ class Supervisor:
             self._before = None
         try:
             runtime = await core.runtime()
+            if self.id in core.holds:  # somebody copies into it, or is making a layer of what it wrote
+                await core.holds.free(self.id)
             settings = core.settings(self.id)
             if settings.mounts:
                 bundle = await mounted_bundle(core, state, settings, runtime, self._caller)

@@ -43,6 +43,7 @@ _PIPE: Final = 1 << 20
 _LENGTH: Final = struct.Struct(">I")
 _MOST: Final = 1 << 28  # bytes of a message; paths may take 64 MiB
 _THREADS: Final = 2
+_ALONE: Final = 16
 
 
 @attrs.define(eq=False)
@@ -167,6 +168,7 @@ class Unpackers:
     def __init__(self, workers: int | None = None, *, idle: float = _IDLE, within: Path | None = None) -> None:
         self._within = "" if within is None else os.path.realpath(within)
         self._limit = trio.CapacityLimiter(workers or max(2, len(os.sched_getaffinity(0))))
+        self._alone = trio.CapacityLimiter(_ALONE)
         self._idle_time = idle
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
@@ -228,11 +230,16 @@ class Unpackers:
         fds: Sequence[int] = (),
         *,
         progress: Callable[[int], None] | None = None,
+        alone: bool = False,
     ) -> Mapping[str, Any]:
         """The result of the job ``name`` of ``lading.storage.worker.JOBS``, given ``source`` and ``fds``, in this
-        order, as its descriptors. Errors, cancels and ``progress`` as for :meth:`unpack`."""
+        order, as its descriptors. Errors, cancels and ``progress`` as for :meth:`unpack`.
+
+        ``alone``: in a worker that does nothing else and may write anywhere until the job itself says where to;
+        such ones don't count among the others, because their sources may be slow.
+        """
         request = {**arguments, "job": name}
-        async with self._limit, self._worker() as worker:
+        async with self._alone if alone else self._limit, self._worker(alone) as worker:
             with contextlib.ExitStack() as stack:
                 fd = _descriptor(source)
                 if fd is not None:
@@ -284,8 +291,8 @@ class Unpackers:
                 await worker.process.wait()
 
     @asynccontextmanager
-    async def _worker(self) -> AsyncIterator[_Worker]:
-        worker = await self._take()
+    async def _worker(self, alone: bool) -> AsyncIterator[_Worker]:
+        worker = await _start("") if alone else await self._take()
         self._busy.add(worker)
         try:
             yield worker
@@ -296,7 +303,7 @@ class Unpackers:
             raise
         finally:
             self._busy.discard(worker)
-        if self._closed:
+        if self._closed or alone:
             await worker.end()
         else:
             self._rest(worker)

@@ -51,9 +51,9 @@ def confine() -> None:
     _checked(_libc.capset(header, sets), "capset")
 
 
-def write_only_beneath(directory: bytes) -> bool:
-    """Give up making, writing, removing and renaming anything that is not beneath ``directory``, and executing
-    anything at all; where the kernel knows how, signalling other processes, too. Call it after :func:`confine`.
+def write_only_beneath(directory: bytes | int) -> bool:
+    """Give up making, writing, removing and renaming anything that is not beneath ``directory`` (a path, or a
+    descriptor), and executing anything at all; where the kernel knows how, signalling other processes, too. Call it after :func:`confine`.
 
     False where the kernel has no Landlock, or one (before Linux 5.19) with which nothing could be renamed from one
     directory to another; nothing is given up then. Owners, modes, times and attributes are not Landlock's concern.
@@ -75,7 +75,8 @@ def write_only_beneath(directory: bytes) -> bool:
         "make Landlock rules",
     )
     try:
-        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        where, at = (b".", directory) if isinstance(directory, int) else (directory, None)
+        place = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
         try:
             rule = ctypes.c_char_p(struct.pack("=Qi", allowed, place))
             _checked(

@@ -50,7 +50,9 @@ __all__ = [
     "fsmount",
     "fsopen",
     "mount",
+    "mount_readonly",
     "move_mount",
+    "move_mount_onto",
     "open_tree",
     "openat2",
     "rename_exchange",
@@ -97,6 +99,7 @@ _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _OPEN_TREE_CLONE = 0x1
 _AT_EMPTY_PATH = 0x1000
 _SYS_OPEN_TREE = 428
@@ -105,6 +108,7 @@ _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
 _SYS_RENAMEAT2 = 316 if os.uname().machine == "x86_64" else 276  # 276 is the generic table's (aarch64, riscv64)
 
 # openat2 answers EAGAIN when a rename anywhere on the machine raced a ".." inside the root.
@@ -295,4 +299,31 @@ def move_mount(mount_fd: int, target: bytes, *, target_fd: int = AT_FDCWD) -> No
         ctypes.c_long(target_fd),
         _path(target),
         ctypes.c_long(_MOVE_MOUNT_F_EMPTY_PATH),
+    )
+
+
+def move_mount_onto(mount_fd: int, target_fd: int) -> None:
+    """Attach the mount of :func:`open_tree` at the open directory or file ``target_fd`` itself: no path is walked."""
+    _syscall(
+        _SYS_MOVE_MOUNT,
+        None,
+        ctypes.c_long(mount_fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_long(target_fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_long(_MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH),
+    )
+
+
+def mount_readonly(mount_fd: int) -> None:
+    """Make the mount of :func:`open_tree` read-only (mount_setattr(2), Linux 5.12)."""
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
+    _syscall(
+        _SYS_MOUNT_SETATTR,
+        None,
+        ctypes.c_long(mount_fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_long(_AT_EMPTY_PATH),
+        ctypes.byref(attributes),
+        ctypes.c_size_t(ctypes.sizeof(attributes)),
     )

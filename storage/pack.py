@@ -25,13 +25,13 @@ import attrs
 
 from lading.events.errors import HostError, ImageInvalid
 from lading.storage.beneath import CHILD, is_whiteout
-from lading.storage.linux import openat2
+from lading.storage.linux import RESOLVE_NO_XDEV, openat2
 from lading.storage.pieces import gathered
 from lading.storage.plan import DEFAULT_LIMITS, KEPT_XATTRS, OPAQUE, WHITEOUT
 from lading.storage.tarheader import END, header, padding
 from lading.storage.trees import printable
 
-__all__ = ["pack"]
+__all__ = ["pack", "pack_one"]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # What is a file now and a fifo when it is opened must not be waited for.
@@ -41,10 +41,18 @@ _ZEROS: Final = bytes(_READ)
 _FLAGS: Final = {stat.S_IFIFO: b"6", stat.S_IFCHR: b"3", stat.S_IFBLK: b"4"}
 
 Note = Callable[[bytes, str], None]
+Enter = Callable[[int], bool]
 
 
 def pack(
-    tree: int | Path, *, whiteouts: bool, opaque: bool = False, live: bool = False, note: Note | None = None
+    tree: int | Path,
+    *,
+    whiteouts: bool,
+    opaque: bool = False,
+    live: bool = False,
+    top: bytes | None = None,
+    enter: Enter | None = None,
+    note: Note | None = None,
 ) -> Iterator[bytes]:
     """The tar of the directory ``tree`` (a path or a descriptor), in pieces of about a quarter to one MiB.
 
@@ -54,13 +62,24 @@ def pack(
     begin with ``.wh.``, and paths, entries or bytes beyond the default ``Limits``. Without, devices 0:0 are left
     out, because no archive may have them.
 
-    Other file systems that are mounted in the tree are not entered. With ``live`` something may be at work in
+    With ``top``, which ends in a slash, the root has an entry by this name, and all others are beneath it.
+
+    Other file systems that are mounted in the tree are not entered, unless ``enter`` says so of the descriptor of
+    what is mounted. With ``live`` something may be at work in
     the tree: a file is as long as it was when its header was made, cut off or filled up with zeros, and what has
     vanished is left out; otherwise that is a :class:`HostError`, as is whatever the machine refuses. ``note`` is
     called with the path of whatever was left out or filled up, and why. Descriptors, at most four whatever the
     depth, are closed when the iterator is exhausted or closed.
     """
-    return gathered(_Packing(whiteouts, opaque, live, note or _ignore).pieces(tree))
+    return gathered(_Packing(whiteouts, opaque, live, note or _ignore, enter).pieces(tree, top))
+
+
+def pack_one(parent: int, name: bytes, path: bytes, *, note: Note | None = None) -> Iterator[bytes]:
+    """The tar of what is called ``name`` in the directory ``parent`` and is no directory, as ``path``.
+
+    Otherwise as :func:`pack` of something ``live``: what is gone by then, or a socket, leaves an empty archive.
+    """
+    return gathered(_Packing(False, False, True, note or _ignore, None).one(parent, name, path))
 
 
 def _ignore(path: bytes, why: str) -> None:
@@ -79,7 +98,8 @@ class _Level:
 class _Packing:
     """One walk."""
 
-    def __init__(self, whiteouts: bool, opaque: bool, live: bool, note: Note) -> None:
+    def __init__(self, whiteouts: bool, opaque: bool, live: bool, note: Note, enter: Enter | None) -> None:
+        self._enter = enter
         self._whiteouts = whiteouts
         self._opaque = opaque
         self._live = live
@@ -89,14 +109,27 @@ class _Packing:
         self._entries = 0
         self._bytes = 0
 
-    def pieces(self, tree: int | Path) -> Iterator[bytes]:
+    def one(self, parent: int, name: bytes, path: bytes) -> Iterator[bytes]:
+        self._path = path
+        try:
+            if stat.S_ISREG(os.lstat(name, dir_fd=parent).st_mode):
+                yield from self._file(parent, name, path)
+            else:
+                yield self._other(parent, name, path)
+        except OSError as error:
+            raise HostError("pack", printable(path), error.errno or 0) from error
+        yield END
+
+    def pieces(self, tree: int | Path, top: bytes | None) -> Iterator[bytes]:
         where, at = (".", tree) if isinstance(tree, int) else (tree, None)
         fd = -1
         try:
             fd = os.open(where, _DIRECTORY, dir_fd=at)
-            hidden, pending = self._scan(fd, b"", self._opaque or self._is_opaque(fd))
+            if top is not None:
+                yield self._entry(top, b"5", os.fstat(fd), xattrs=self._xattrs(fd, top, b"user."))
+            hidden, pending = self._scan(fd, top or b"", self._opaque or self._is_opaque(fd))
             yield hidden
-            levels = [_Level(_identity(fd), b"", pending)]
+            levels = [_Level(_identity(fd), top or b"", pending)]
             while True:
                 level = levels[-1]
                 if not level.pending:
@@ -174,19 +207,44 @@ class _Packing:
         try:
             fd = openat2(name, _DIRECTORY, resolve=CHILD, dir_fd=parent)
         except OSError as error:
-            if error.errno == errno.EXDEV:
+            if error.errno != errno.EXDEV:
+                return -1, self._vanished(path, error)
+            fd = self._mounted(parent, name)
+            if fd < 0:
                 self._note(path, "a mount point, which is left empty")
                 return -1, self._entry(path + b"/", b"5", os.lstat(name, dir_fd=parent))
-            return -1, self._vanished(path, error)
         try:
             return fd, self._entry(path + b"/", b"5", os.fstat(fd), xattrs=self._xattrs(fd, path, b"user."))
         except BaseException:
             os.close(fd)
             raise
 
+    def _mounted(self, parent: int, name: bytes) -> int:
+        """The descriptor of the directory that is mounted there, if it is to be entered; -1 if not."""
+        if self._enter is None:
+            return -1
+        fd = openat2(name, _DIRECTORY, resolve=CHILD & ~RESOLVE_NO_XDEV, dir_fd=parent)
+        if self._enter(fd):
+            return fd
+        os.close(fd)
+        return -1
+
+    def _open_file(self, parent: int, name: bytes) -> int:
+        """A file to read. Where something is at work, what is a file now may be a device when it is opened, which
+        does things by being opened: so it is looked at before that, by a descriptor that stays on it."""
+        if not self._live:
+            return os.open(name, _FILE, dir_fd=parent)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "it is no file any more")
+            return os.open(b"/proc/self/fd/%d" % fd, _FILE & ~os.O_NOFOLLOW)
+        finally:
+            os.close(fd)
+
     def _file(self, parent: int, name: bytes, path: bytes) -> Iterator[bytes]:
         try:
-            fd = os.open(name, _FILE, dir_fd=parent)
+            fd = self._open_file(parent, name)
         except OSError as error:
             yield self._vanished(path, error)
             return

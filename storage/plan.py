@@ -184,9 +184,10 @@ Operation = Directory | File | HardLink | Symlink | Node | Whiteout | Opaque | S
 # parent, name: relative to the root, parent without "." or ".." or slashes at either end.
 
 
-def plan(entry: Entry, limits: Limits = DEFAULT_LIMITS) -> Operation:
+def plan(entry: Entry, limits: Limits = DEFAULT_LIMITS, *, whiteouts: bool = True) -> Operation:
     """The operation that ``entry`` asks for. Raises :class:`BadLayer` when it may not be done anywhere.
 
+    Without ``whiteouts`` the archive is no layer, and names that begin with ``.wh.`` are names like others.
     ``parent`` of the result is a clean relative path, ``name`` one component. Limits on sums are not
     checked here.
     """
@@ -204,7 +205,7 @@ def plan(entry: Entry, limits: Limits = DEFAULT_LIMITS) -> Operation:
         raise BadLayer(f"a {entry.type.value} in place of the root directory", entry.name)
     name = parts.pop()
     parent = b"/".join(parts)
-    if WHITEOUT in entry.name and (hidden := _whiteout(parts, parent, name, entry)) is not None:
+    if whiteouts and WHITEOUT in entry.name and (hidden := _whiteout(parts, parent, name, entry)) is not None:
         return hidden
 
     match entry.type:

@@ -57,6 +57,7 @@ __all__ = [
 
 JOBS: dict[str, str] = {
     "archive": "lading.storage.archivejob:archive_job",
+    "extract": "lading.storage.extractjob:extract_job",
     "unpack": "lading.storage.worker:unpack_job",
 }
 """Where each job's function is: ``(arguments, descriptors, talk) -> result``, called in the worker."""

@@ -16,6 +16,7 @@ import trio
 
 from lading.engine.api.archives import add_archive_routes
 from lading.engine.api.containers import add_container_routes
+from lading.engine.api.copies import add_copy_routes
 from lading.engine.api.events import add_event_route
 from lading.engine.api.execs import add_exec_routes
 from lading.engine.api.failures import error_response
@@ -82,6 +83,7 @@ def api_handler(engine: Engine) -> Handler:
     add_pull_routes(router, engine)
     add_archive_routes(router, engine)
     add_container_routes(router, engine)
+    add_copy_routes(router, engine)
     add_prune_routes(router, engine)
     add_usage_route(router, engine)
     add_stream_routes(router, engine)
