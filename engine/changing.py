@@ -25,8 +25,8 @@ _PAGE = 1000
 
 
 def own_layers(reader: Reader, state: ContainerState) -> tuple[tuple[ChainId, ...], tuple[ChainId, ...]]:
-    """The layers of the container that are its image's, and those on top that it or the one that it was forked from
-    wrote; both the lowest first."""
+    """The layers of the container that are its image's, and those on top that it or the one that it was forked
+    from wrote; both the lowest first."""
     image = reader.get(IMAGES, state.spec.image)
     if image is not None:
         known = frozenset(image.layers)

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from lading.engine.changing import container_changes
+from lading.engine.committing import CommitOptions, commit_container
 from lading.engine.copying import Archive, PathStat, get_archive, put_archive, stat_path
 from lading.engine.core import Caller, new_caller
 from lading.engine.execution import ExecResult, ExecStream, exec_spec, execute, open_exec
+from lading.engine.forking import fork_container
 from lading.engine.images import opened
+from lading.engine.nursery import together
 from lading.engine.output import OutputReader
 from lading.engine.pausing import pause, unpause
 from lading.engine.removal import remove_container
@@ -36,9 +39,11 @@ from lading.events.container import (
     Updated,
     status,
 )
+from lading.events.dockerfilechanges import RunConfig
 from lading.events.envelope import Actor
 from lading.events.errors import NotFound, WrongPhase
 from lading.events.ids import ContainerId
+from lading.events.image import ImageState
 from lading.events.settings import Resources, RestartPolicy
 from lading.events.signals import signal_number
 from lading.storage.changes import Change
@@ -402,6 +407,55 @@ class Container:
                 no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
                 copy_uid_gid=copy_uid_gid,
             )
+
+    async def commit(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        message: str = "",
+        changes: Sequence[str] = (),
+        pause: bool = True,
+        config: RunConfig | None = None,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> ImageState:
+        """An image of what it is now, called ``name`` if given; see ``engine.committing``.
+
+        Nothing is copied of one that doesn't run. ``changes``: Dockerfile instructions. ``pause``: one that runs
+        is held still while it is copied. Raises ``Invalid``, ``NotFound``, ``ImageInvalid`` and ``HostError``.
+        """
+        options = CommitOptions(
+            name=name, author=author, message=message, changes=changes, pause=pause, config=config
+        )
+        core, caller = self._containers.core, caller or new_caller(actor=actor)
+        async with deciding(core, caller):
+            return await commit_container(core, self.id, options, caller)
+
+    async def fork(
+        self,
+        n: int = 1,
+        *,
+        names: Sequence[str] | None = None,
+        start: bool = False,
+        command: Sequence[str] | None = None,
+        actor: Actor | None = None,
+        caller: Caller | None = None,
+    ) -> list[Container]:
+        """``n`` new containers that go on from its files and are set up like it; see ``engine.forking``.
+
+        Nothing is copied of one that doesn't run. ``names``: one each. ``command`` in place of its own. ``start``:
+        they are started, too, all at once. Raises ``Invalid``, ``AlreadyExists``, ``CannotStart`` and
+        ``HostError``.
+        """
+        core, caller = self._containers.core, caller or new_caller(actor=actor)
+        async with deciding(core, caller):
+            made = await fork_container(core, self.id, n, names, command, caller)
+        forks = [Container(self._containers, each) for each in made]
+        if start:
+            own = Caller(caller.actor, caller.command)
+            await together(*(partial(each.start, caller=own) for each in forks if each.state.run == 0))
+        return forks
 
     def changes(self) -> AbstractAsyncContextManager[AsyncGenerator[list[Change], None]]:
         """What it changed of its image's files, sorted by path, a page at a time; see ``storage.changes``."""

@@ -27,7 +27,7 @@ from lading.storage.trees import printable
 
 __all__ = ["Archive", "PathStat", "get_archive", "put_archive", "stat_path"]
 
-_ST_RDONLY = 1
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @attrs.frozen
@@ -136,7 +136,7 @@ def _open(root: Root, asked: Asked, path: str) -> tuple[PathStat, int, int]:
                     return (
                         told,
                         parent,
-                        os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found.fd),
+                        os.open(b".", _DIRECTORY, dir_fd=found.fd),
                     )
                 return told, parent, os.dup(found.fd)
             except BaseException:

@@ -98,6 +98,7 @@ class Core:
     volume_lock: trio.Lock = attrs.field(factory=trio.Lock)
     filling: dict[str, trio.Lock] = attrs.field(factory=dict)
     holds: Holds = attrs.field(factory=Holds)
+    resolving: trio.Lock = attrs.field(factory=trio.Lock)
     limits: Limits = DEFAULT_LIMITS
     transfers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_TRANSFERS))
     registries: RegistrySettings | None = None

@@ -30,8 +30,9 @@ async def export_container(core: Core, state: ContainerState) -> AsyncIterator[A
                 root = made / "rootfs"
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # stays what it is if the container stops
         try:
-            async with aclosing(chunks(pack(fd, whiteouts=False, live=True))) as stream:
-                yield stream
+            with core.holds.reading(state.id):
+                async with aclosing(chunks(pack(fd, whiteouts=False, live=True))) as stream:
+                    yield stream
         finally:
             os.close(fd)
     finally:

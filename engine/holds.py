@@ -7,8 +7,9 @@ container looks at its state after that, and never waits, while holding it, for 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 
@@ -28,6 +29,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._holds: dict[str, _Hold] = {}
+        self._readers: Counter[str] = Counter()
 
     def __contains__(self, container: str) -> bool:
         return container in self._holds
@@ -49,6 +51,21 @@ class Holds:
         if container in self._holds:
             async with self.alone(container):
                 pass
+
+    @contextmanager
+    def reading(self, container: str) -> Iterator[None]:
+        """Inside, somebody has the mounted root of ``container`` open, so that its end may not unmount it."""
+        self._readers[container] += 1
+        try:
+            yield
+        finally:
+            self._readers[container] -= 1
+            if not self._readers[container]:
+                del self._readers[container]
+
+    def is_read(self, container: str) -> bool:
+        """Whether anybody is in ``reading``: then what it wrote may not be on disk, though it is over."""
+        return container in self._readers
 
     @asynccontextmanager
     async def _hold(self, container: str) -> AsyncIterator[_Hold]:

@@ -25,8 +25,8 @@ from lading.engine.pulls import pull_image
 from lading.engine.pushes import PushResult, push_image
 from lading.engine.queries import ImageQueries, created_at
 from lading.engine.registry import Credentials
+from lading.engine.resolving import real_image, save_real_images
 from lading.engine.retry import first_result
-from lading.engine.saving import save_images
 from lading.engine.unpacking import Source
 from lading.engine.untag import Removal, remove_image
 from lading.events.envelope import Actor, Proposed
@@ -204,7 +204,10 @@ class Images:
         """
         self._core.check_open()
         caller = caller or new_caller(actor=actor)
-        return await push_image(self._core, parse_reference(reference), auth, progress, caller)
+        parsed = parse_reference(reference)
+        if parsed.digest is None and parsed.tag is not None:
+            await real_image(self._core, parsed.name, caller)
+        return await push_image(self._core, parsed, auth, progress, caller)
 
     def save(
         self,
@@ -224,7 +227,7 @@ class Images:
         """
         self._core.check_open()
         names = [references] if isinstance(references, str) else list(references)
-        return save_images(self._core, names, form, caller or new_caller(actor=actor))
+        return save_real_images(self._core, names, form, caller or new_caller(actor=actor))
 
     async def load(
         self,

@@ -36,7 +36,8 @@ class NewImage:
     ``document``: its config, whose digest is its id, and what that says, ``parsed``. ``origin``: how it came.
     ``staged``: the layers that may not be in the store yet, by chain id, and ``media_types`` those of their
     archives. ``manifests``: content and media type of each manifest or index that is to be kept with it.
-    ``names``: full names, with a tag or a digest.
+    ``names``: full names, with a tag or a digest. ``replaces``: the image whose names it takes over, those that it
+    has by then.
     """
 
     document: bytes
@@ -46,6 +47,7 @@ class NewImage:
     media_types: Mapping[ChainId, str] = attrs.field(factory=dict)
     manifests: Sequence[tuple[bytes, str]] = ()
     names: Sequence[str] = ()
+    replaces: ImageId | None = None
 
     @property
     def image(self) -> ImageId:
@@ -174,6 +176,12 @@ def _events(core: Core, image: NewImage, placed: Mapping[str, Placed]) -> list[P
         tag = log.get(TAGS, name)
         if tag is None or tag.image != image.image:
             events.append(Proposed(tag_stream(name), Tagged(name, image.image, tag.image if tag else "")))
+    replaced = log.get(IMAGES, image.replaces) if image.replaces is not None else None
+    if replaced is not None and replaced.image != image.image:
+        events += [
+            Proposed(tag_stream(name), Tagged(name, image.image, replaced.image), log.version(tag_stream(name)))
+            for name in replaced.tags
+        ]
     return events
 
 

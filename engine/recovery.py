@@ -12,6 +12,7 @@ import contextlib
 from lading.engine.bundle import clear_bundle
 from lading.engine.containers import Containers
 from lading.engine.core import Caller, Core, new_caller
+from lading.engine.freezing import let_go
 from lading.engine.garbage import finish_removals
 from lading.engine.link import KeptRun
 from lading.engine.observe import belongs, drop_exit_record, observe
@@ -19,6 +20,7 @@ from lading.engine.pausing import found_frozen
 from lading.engine.remains import end_remains
 from lading.engine.removal import remove_container
 from lading.engine.restarts import follow_up
+from lading.engine.sealing import put_back_stranded
 from lading.engine.supervisor import Supervisor
 from lading.engine.volumes import finish_volume_removals
 from lading.events.commands import StartContainer
@@ -45,6 +47,8 @@ async def recover_store(core: Core, containers: Containers) -> None:
     caller = new_caller("recovery")
     states = [state for _, state in core.log.scan(CONTAINERS)]
     kept = await core.link.connect(start=False)
+    put_back_stranded(core)
+    let_go(core.paths, states)
     core.execs.adopt(caller)
     for state in states:
         await _recover_container(core, containers, state, kept.pop(state.id, None), caller)

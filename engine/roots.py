@@ -1,8 +1,8 @@
 """A container's root directory as a descriptor, whether it runs or not, for whoever copies into or out of it.
 
-Of one that runs it is the root that its first process has, with everything that is mounted there; of any other it is
-mounted, with the container's volumes and binds, for as long as it is needed, in a place of its own beneath the run
-directory, which nobody else sees. What a crash leaves mounted, the next opening unmounts.
+Of one that runs it is the root that its first process has, with everything that is mounted there; of any other it
+is mounted, with the container's volumes and binds, for as long as it is needed, in a place of its own beneath the
+run directory, which nobody else sees. What a crash leaves mounted, the next opening unmounts.
 """
 
 from __future__ import annotations
@@ -142,16 +142,20 @@ async def _root(
         raise WrongPhase(state.id, str(state.phase), "copy into or out of")
     settings = core.log.get(SETTINGS, state.id) or _USUAL
     made: Path | None = None
+    stack = contextlib.ExitStack()
     fd = _running_root(core.paths, state)
     try:
         if fd is None:
             with trio.CancelScope(shield=True):
-                made = await trio.to_thread.run_sync(mount, core.paths, state, settings)
-            fd = _opened(made / "rootfs")
+                place = made = await trio.to_thread.run_sync(mount, core.paths, state, settings)
+            fd = _opened(place / "rootfs")
+        else:
+            stack.enter_context(core.holds.reading(state.id))
         yield Root(fd, _identities(fd, settings), settings.mounts)
     finally:
         if fd is not None:
             os.close(fd)
+        stack.close()
         if made is not None:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(take_away, made)

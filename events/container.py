@@ -219,6 +219,7 @@ LIFECYCLE: dict[Phase | None, dict[type[ContainerEvent], Phase]] = {
     Phase.CREATED: {
         Configured: Phase.CREATED,
         StartRequested: Phase.STARTING,
+        Rebased: Phase.CREATED,
         Updated: Phase.CREATED,
         Renamed: Phase.CREATED,
         RemoveRequested: Phase.REMOVING,

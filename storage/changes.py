@@ -1,10 +1,10 @@
 """What a container changed of its image's files, found by looking at its own layers.
 
-A container's own layers are its writable one and those that it had before (``Rebased``); the base is all below them.
-Only names that an own layer has are looked up in the base; a directory of the base is listed where an opaque one
-hides it. The rules are those of ``docker diff`` (moby, pkg/archive, ChangesDirs): a directory is changed if anything
-in it is, or its owner or mode; anything else if its mode, owner, device, time or size is; what was in a directory
-that is gone, or hidden, is not told of one by one.
+A container's own layers are its writable one and those that it had before (``Rebased``); the base is all below
+them. Only names that an own layer has are looked up in the base; a directory of the base is listed where an opaque
+one hides it. The rules are those of ``docker diff`` (moby, pkg/archive, ChangesDirs): a directory is changed if
+anything in it is, or its owner or mode; anything else if its mode, owner, device, time or size is; what was in a
+directory that is gone, or hidden, is not told of one by one.
 """
 
 from __future__ import annotations

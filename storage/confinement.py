@@ -53,7 +53,8 @@ def confine() -> None:
 
 def write_only_beneath(directory: bytes | int) -> bool:
     """Give up making, writing, removing and renaming anything that is not beneath ``directory`` (a path, or a
-    descriptor), and executing anything at all; where the kernel knows how, signalling other processes, too. Call it after :func:`confine`.
+    descriptor), and executing anything at all; where the kernel knows how, signalling other processes, too. Call
+    it after :func:`confine`.
 
     False where the kernel has no Landlock, or one (before Linux 5.19) with which nothing could be renamed from one
     directory to another; nothing is given up then. Owners, modes, times and attributes are not Landlock's concern.

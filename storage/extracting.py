@@ -5,9 +5,9 @@ names under our hands. So nothing is ever done by a path: a parent directory is 
 within the root (openat2(2)), and everything else is one name beneath its descriptor, of which a symlink is never
 followed; owner, mode and attributes are given through the descriptor of what was made.
 
-The rules are those of ``docker cp`` (moby, pkg/archive, Untar): a directory is merged into a directory and gets its
-entry's metadata, anything else replaces what is there, as a whole; directories without an entry are made with mode
-0755; whiteouts mean nothing; sockets are left out.
+The rules are those of ``docker cp`` (moby, pkg/archive, Untar): a directory is merged into a directory and gets
+its entry's metadata, anything else replaces what is there, as a whole; directories without an entry are made with
+mode 0755; whiteouts mean nothing; sockets are left out.
 """
 
 from __future__ import annotations
@@ -172,6 +172,7 @@ class _Extraction:
             self._bad(f"its files are larger than the limit of {self._limits.file_bytes} bytes together")
         at = self._places.get(operation.parent)
         fd = self._make(at, name, lambda: os.open(name, _NEW_FILE, 0o600, dir_fd=at))
+        assert fd is not None
         try:
             if operation.sparse is not None:
                 self._sparse(fd, operation.sparse, reader)

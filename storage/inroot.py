@@ -1,9 +1,9 @@
 """Paths within a container's root, as seen from outside: looked up so that nothing beside the root is reached.
 
 The kernel resolves them with the root's descriptor as its root (openat2(2), RESOLVE_IN_ROOT), so absolute symlinks
-and ``..`` mean what they mean in the container, whoever swaps its names meanwhile; magic links, by which /proc leads
-anywhere, are refused. What the kernel itself shows as files (/proc, /sys, control groups) is no part of a container's
-file system, though it is mounted there: reading it here would be done with the engine's rights.
+and ``..`` mean what they mean in the container, whoever swaps its names meanwhile; magic links, by which /proc
+leads anywhere, are refused. What the kernel itself shows as files (/proc, /sys, control groups) is no part of a
+container's file system, though it is mounted there: reading it here would be done with the engine's rights.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ _INTERFACES: Final = frozenset(
         0x50494446,  # pidfs
     )
 )
+_ITSELF: Final = os.O_PATH | os.O_NOFOLLOW
 _MAX_LINKS: Final = 40
 _MAX_NAMES: Final = 4096
 
@@ -83,7 +84,8 @@ class Asked:
 
 
 def parse_path(text: bytes) -> Asked:
-    """``text``, absolute or relative to the root; ``..`` is taken away before anything is looked up, as Go does."""
+    """``text``, absolute or relative to the root; ``..`` is taken away before anything is looked up, as Go
+    does."""
     names: list[bytes] = []
     for name in text.split(b"/"):
         if name == b"..":
@@ -97,8 +99,8 @@ def parse_path(text: bytes) -> Asked:
 
 @attrs.frozen
 class Located:
-    """What is at a path: ``fd`` (O_PATH) and ``status``; the descriptor of the directory it is in, and its ``name``
-    there (empty: it is the directory ``parent`` itself)."""
+    """What is at a path: ``fd`` (O_PATH) and ``status``; the descriptor of the directory it is in, and its
+    ``name`` there (empty: it is the directory ``parent`` itself)."""
 
     parent: int
     name: bytes
@@ -117,10 +119,7 @@ def located(root: int, asked: Asked) -> Iterator[Located]:
         above, name = asked.path, b""
     parent = openat2(above or b".", PATH_DIRECTORY, resolve=WITHIN, dir_fd=root)
     try:
-        if name:
-            fd = openat2(name, os.O_PATH | os.O_NOFOLLOW, resolve=STEP, dir_fd=parent)
-        else:
-            fd = os.dup(parent)
+        fd = openat2(name, _ITSELF, resolve=STEP, dir_fd=parent) if name else os.dup(parent)
         try:
             if is_interface(fd) or is_interface(parent):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), asked.path)
@@ -132,7 +131,8 @@ def located(root: int, asked: Asked) -> Iterator[Located]:
 
 
 def real_target(root: int, path: bytes) -> bytes:
-    """Where the symlink ``path`` leads in the end, as an absolute path within ``root``, or as far as that is known.
+    """Where the symlink ``path`` leads in the end, as an absolute path within ``root``, or as far as that is
+    known.
 
     Only for people to read: between this and the next look it may be another one.
     """

@@ -303,7 +303,8 @@ def move_mount(mount_fd: int, target: bytes, *, target_fd: int = AT_FDCWD) -> No
 
 
 def move_mount_onto(mount_fd: int, target_fd: int) -> None:
-    """Attach the mount of :func:`open_tree` at the open directory or file ``target_fd`` itself: no path is walked."""
+    """Attach the mount of :func:`open_tree` at the open directory or file ``target_fd`` itself: no path is
+    walked."""
     _syscall(
         _SYS_MOVE_MOUNT,
         None,

@@ -69,8 +69,9 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
 _MOUNTED = (errno.EBUSY, errno.EXDEV)
 
 
-def measure_tree(root_fd: int) -> Usage:
-    """The usage of the directory ``root_fd`` and everything beneath it. Raises :class:`HostError`."""
+def measure_tree(root_fd: int, stop: Callable[[], None] = lambda: None) -> Usage:
+    """The usage of the directory ``root_fd`` and everything beneath it. Raises :class:`HostError`, and what
+    ``stop`` raises, which is called before each directory is left."""
     inodes = 0
     blocks = 0
     linked: set[int] = set()
@@ -88,6 +89,7 @@ def measure_tree(root_fd: int) -> Usage:
         count(entry.stat(follow_symlinks=False))
 
     def left(directory: int, child: str) -> None:
+        stop()
         count(os.lstat(child, dir_fd=directory))
 
     try:

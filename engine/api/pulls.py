@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import attrs
 
-from lading.engine.api.changes import apply_changes
 from lading.engine.api.failures import failure_words, pull_failure
 from lading.engine.api.images import named
 from lading.engine.api.progress import ProgressLines, aux_line, status_line, stream_progress
@@ -22,6 +21,7 @@ from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.platform import host_platform
 from lading.engine.registry.credentials import Credentials, credentials_from_header
+from lading.events.dockerfilechanges import apply_changes
 from lading.events.errors import Invalid, LadingError, NotFound
 from lading.events.ids import check_digest
 from lading.events.manifest import Platform

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lading.engine.api.changes import apply_changes
+from lading.events.dockerfilechanges import apply_changes
 from lading.engine.api.create import parse_create
 from lading.engine.api.listing import name_fits
 from lading.engine.api.words import human_duration, instant, parse_instant, stamp

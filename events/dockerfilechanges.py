@@ -1,7 +1,8 @@
-"""Dockerfile instructions that say how an imported image is run: the ``changes`` of an import.
+"""Dockerfile instructions that say how an image is run: the ``changes`` of an import or a commit.
 
-Source: the Dockerfile reference, and Docker Engine API v1.47, ImageCreate: ``CMD``, ``ENTRYPOINT``, ``ENV``,
-``EXPOSE``, ``LABEL``, ``STOPSIGNAL``, ``USER``, ``VOLUME`` and ``WORKDIR``, each an instruction on a line.
+Source: the Dockerfile reference; Docker Engine API v1.47, ImageCreate and ImageCommit: ``CMD``, ``ENTRYPOINT``,
+``ENV``, ``EXPOSE``, ``HEALTHCHECK``, ``LABEL``, ``ONBUILD``, ``STOPSIGNAL``, ``USER``, ``VOLUME`` and ``WORKDIR``,
+each an instruction on a line.
 """
 
 from __future__ import annotations
@@ -9,29 +10,55 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import Final, TypeAlias
 
 import attrs
 
 from lading.events.errors import Invalid
 from lading.events.image import ImageConfig
+from lading.events.imageconfig import Healthcheck
 from lading.events.signals import check_signal
 
-__all__ = ["apply_changes"]
+__all__ = ["RunConfig", "apply_changes", "change_run"]
+
+Apply: TypeAlias = "Callable[[RunConfig, str, str], RunConfig]"
 
 _MOST: Final = 1000
 _VARIABLE: Final = re.compile(r"\\(.)|\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\}|(.?))", re.DOTALL)
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 
 
+@attrs.frozen
+class RunConfig:
+    """All that an image says about running it: its ``config``, and what only some images have.
+
+    ``on_build``: instructions for a build on top of it. ``shell``: what runs commands that are lines, empty for
+    ``/bin/sh -c``.
+    """
+
+    config: ImageConfig = attrs.field(factory=ImageConfig)
+    on_build: tuple[str, ...] = ()
+    healthcheck: Healthcheck | None = None
+    shell: tuple[str, ...] = ()
+
+
 def apply_changes(changes: Iterable[str], config: ImageConfig | None = None) -> ImageConfig:
     """``config`` (none: an empty one) after ``changes``, in order. Each may hold several lines.
 
     In all but CMD and ENTRYPOINT, ``$NAME`` and ``${NAME}`` stand for what ENV has set so far. Raises ``Invalid``
-    for another instruction or a malformed one.
+    for another instruction or a malformed one, and for HEALTHCHECK and ONBUILD, for which see ``change_run``.
     """
-    config = config or ImageConfig()
+    return _applied(changes, RunConfig(config or ImageConfig()), _INSTRUCTIONS).config
+
+
+def change_run(changes: Iterable[str], run: RunConfig) -> RunConfig:
+    """``run`` after ``changes``, as ``apply_changes``, but with every instruction."""
+    return _applied(changes, run, _ALL)
+
+
+def _applied(changes: Iterable[str], run: RunConfig, known: Mapping[str, Apply]) -> RunConfig:
     lines = [line.strip() for change in changes for line in change.replace("\\\n", " ").split("\n")]
     lines = [line for line in lines if line and not line.startswith("#")]
     if len(lines) > _MOST:
@@ -40,30 +67,85 @@ def apply_changes(changes: Iterable[str], config: ImageConfig | None = None) -> 
         if "\0" in line:
             raise Invalid("change", line, "it has a NUL byte in it")
         word, _, rest = line.partition(" ") if " " in line else line.partition("\t")
-        apply = _INSTRUCTIONS.get(word.upper())
+        apply = known.get(word.upper())
         if apply is None:
             raise Invalid("change", line, f"{word} is not a valid change command")
         rest = rest.strip()
         if not rest and word.upper() != "CMD":
             raise Invalid("change", line, f"{word} requires an argument")
-        config = apply(config, rest, line)
-    return config
+        run = apply(run, rest, line)
+    return run
 
 
-def _cmd(config: ImageConfig, rest: str, line: str) -> ImageConfig:
-    return attrs.evolve(config, cmd=_command(rest))
+def _on_config(change: Callable[[ImageConfig, str, str], ImageConfig]) -> Apply:
+    return lambda run, rest, line: attrs.evolve(run, config=change(run.config, rest, line))
 
 
-def _entrypoint(config: ImageConfig, rest: str, line: str) -> ImageConfig:
-    return attrs.evolve(config, entrypoint=_command(rest))
+def _cmd(run: RunConfig, rest: str, line: str) -> RunConfig:
+    return attrs.evolve(run, config=attrs.evolve(run.config, cmd=_command(run, rest)))
 
 
-def _command(rest: str) -> tuple[str, ...]:
+def _entrypoint(run: RunConfig, rest: str, line: str) -> RunConfig:
+    return attrs.evolve(run, config=attrs.evolve(run.config, entrypoint=_command(run, rest)))
+
+
+def _command(run: RunConfig, rest: str) -> tuple[str, ...]:
     """JSON is the exec form; anything else, even what only looks like JSON, is for the shell."""
     words = _json_words(rest)
     if words is not None:
         return words
-    return ("/bin/sh", "-c", rest) if rest else ()
+    return (*(run.shell or ("/bin/sh", "-c")), rest) if rest else ()
+
+
+def _on_build(run: RunConfig, rest: str, line: str) -> RunConfig:
+    word = rest.split(None, 1)[0].upper()
+    if word in ("ONBUILD", "FROM", "MAINTAINER"):
+        raise Invalid("change", line, f"{word} isn't allowed as an ONBUILD trigger")
+    return attrs.evolve(run, on_build=(*run.on_build, rest))
+
+
+def _health(run: RunConfig, rest: str, line: str) -> RunConfig:
+    found: dict[str, int] = {}
+    while rest.startswith("--"):
+        word, _, rest = rest.partition(" ")
+        name, equals, value = word[2:].partition("=")
+        if name not in _HEALTH_FLAGS or not equals or name in found:
+            raise Invalid("change", line, f"{word} is no option of HEALTHCHECK, or there twice")
+        found[name] = _retries(value, line) if name == "retries" else _duration(value, line)
+        rest = rest.strip()
+    kind, _, command = rest.partition(" ")
+    command = command.strip()
+    match kind.upper():
+        case "NONE" if not command and not found:
+            return attrs.evolve(run, healthcheck=Healthcheck(("NONE",)))
+        case "CMD" if command:
+            words = _json_words(command)
+            test = ("CMD-SHELL", command) if words is None else ("CMD", *words)
+            times = (found.get(name, 0) for name in _HEALTH_FLAGS)
+            return attrs.evolve(run, healthcheck=Healthcheck(test, *times))
+        case _:
+            raise Invalid("change", line, "it must be HEALTHCHECK NONE, or [OPTIONS] CMD and a command")
+
+
+_HEALTH_FLAGS: Final = ("interval", "timeout", "start-period", "start-interval", "retries")
+_UNITS: Final = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_SPAN: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)")
+
+
+def _retries(text: str, line: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Invalid("change", line, f"--retries={text} is no whole number")
+    return int(text)
+
+
+def _duration(text: str, line: str) -> int:
+    """Go's durations, ``1m30s``, in nanoseconds."""
+    if not re.fullmatch(f"(?:{_SPAN.pattern})+", text):
+        raise Invalid("change", line, f"{text!r} is no duration such as 30s or 1m30s")
+    total = sum(round(Fraction(number) * _UNITS[unit]) for number, unit in _SPAN.findall(text))
+    if 0 < total < 10**6 or total >= 1 << 63:
+        raise Invalid("change", line, f"{text!r} is less than a millisecond, or too long")
+    return total
 
 
 def _json_words(rest: str) -> tuple[str, ...] | None:
@@ -189,14 +271,15 @@ def _volume(config: ImageConfig, rest: str, line: str) -> ImageConfig:
     return attrs.evolve(config, volumes=tuple(dict.fromkeys((*config.volumes, *words))))
 
 
-_INSTRUCTIONS: Final[dict[str, Callable[[ImageConfig, str, str], ImageConfig]]] = {
+_INSTRUCTIONS: Final[Mapping[str, Apply]] = {
     "CMD": _cmd,
     "ENTRYPOINT": _entrypoint,
-    "ENV": _env,
-    "EXPOSE": _expose,
-    "LABEL": _label,
-    "STOPSIGNAL": _stopsignal,
-    "USER": _user,
-    "VOLUME": _volume,
-    "WORKDIR": _workdir,
+    "ENV": _on_config(_env),
+    "EXPOSE": _on_config(_expose),
+    "LABEL": _on_config(_label),
+    "STOPSIGNAL": _on_config(_stopsignal),
+    "USER": _on_config(_user),
+    "VOLUME": _on_config(_volume),
+    "WORKDIR": _on_config(_workdir),
 }
+_ALL: Final[Mapping[str, Apply]] = {**_INSTRUCTIONS, "HEALTHCHECK": _health, "ONBUILD": _on_build}
