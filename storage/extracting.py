@@ -44,7 +44,7 @@ from lading.storage.plan import (
     plan,
 )
 from lading.storage.room import Room
-from lading.storage.tar import ByteSource, Regions, TarReader
+from lading.storage.tar import ByteSource, Entry, EntryType, Regions, TarReader
 from lading.storage.trees import printable, remove_tree
 
 __all__ = ["Extracted", "Rules", "extract"]
@@ -84,14 +84,16 @@ def extract(
     *,
     root: int | None = None,
     path: bytes = b"",
-    rules: Rules = Rules(),  # frozen
+    rules: Rules = Rules(),
+    rename: tuple[bytes, bytes] | None = None,
     limits: Limits = DEFAULT_LIMITS,
     stop: Callable[[], None] = lambda: None,
 ) -> Extracted:
     """Take the archive that ``source`` gives, plain, gzip or zstd, apart into the open directory ``into``.
 
     ``root``: the directory in which ``into`` is, by ``path``; symlinks in ``into`` that lead out of it are then
-    resolved in ``root``, otherwise they are refused. ``stop`` is called between entries. Raises ``BadLayer`` when
+    resolved in ``root``, otherwise they are refused. ``rename``: what the archive's top entry is called in it, and
+    what here. ``stop`` is called between entries. Raises ``BadLayer`` when
     the archive is to blame or does not fit on what is there, ``HostError`` when the machine refuses, and what
     ``source`` and ``stop`` raise. After that, or a crash, part of it is there. Nothing is synced.
     """
@@ -102,6 +104,8 @@ def extract(
         try:
             for entry in reader:
                 stop()
+                if rename is not None:
+                    entry = _renamed(entry, *rename)
                 work.execute(plan(entry, limits, whiteouts=False), entry.name, reader)
             work.finish()
         finally:
@@ -109,6 +113,16 @@ def extract(
     finally:
         stream.close()
     return Extracted(work.entries, work.file_bytes)
+
+
+def _renamed(entry: Entry, old: bytes, new: bytes) -> Entry:
+    def other(name: bytes) -> bytes:
+        if old == b"/":
+            return new + b"/" + name.lstrip(b"/")
+        return new + name[len(old) :] if name == old or name.startswith(old + b"/") else name
+
+    link = other(entry.linkname) if entry.type is EntryType.HARDLINK else entry.linkname
+    return attrs.evolve(entry, name=other(entry.name), linkname=link)
 
 
 class _Extraction:

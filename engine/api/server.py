@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import trio
 
 from lading.engine.api.archives import add_archive_routes
+from lading.engine.api.commits import add_commit_routes
 from lading.engine.api.containers import add_container_routes
 from lading.engine.api.copies import add_copy_routes
 from lading.engine.api.events import add_event_route
@@ -84,6 +85,7 @@ def api_handler(engine: Engine) -> Handler:
     add_archive_routes(router, engine)
     add_container_routes(router, engine)
     add_copy_routes(router, engine)
+    add_commit_routes(router, engine)
     add_prune_routes(router, engine)
     add_usage_route(router, engine)
     add_stream_routes(router, engine)

@@ -14,8 +14,10 @@ import click
 
 from lading.engine.cli import archives as cli_archives
 from lading.engine.cli import backup as cli_backup
+from lading.engine.cli import commit as cli_commit
 from lading.engine.cli import compact as cli_compact
 from lading.engine.cli import containers as cli_containers
+from lading.engine.cli import copy as cli_copy
 from lading.engine.cli import df as cli_df
 from lading.engine.cli import diff as cli_diff
 from lading.engine.cli import doctor as cli_doctor
@@ -127,6 +129,8 @@ def _take_place(command: click.Command) -> None:
 for _command in (
     *cli_run.COMMANDS,
     *cli_containers.COMMANDS,
+    *cli_copy.COMMANDS,
+    *cli_commit.COMMANDS,
     *cli_images.COMMANDS,
     *cli_transfers.COMMANDS,
     *cli_archives.COMMANDS,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from lading.events.dockerfilechanges import apply_changes
 from lading.engine.api.create import parse_create
 from lading.engine.api.listing import name_fits
 from lading.engine.api.words import human_duration, instant, parse_instant, stamp
 from lading.engine.http.message import HttpError
+from lading.events.dockerfilechanges import apply_changes
 from lading.events.errors import Invalid
 from lading.events.image import ImageConfig
 
