@@ -164,7 +164,7 @@ class _Commit:
             staging.mkdir(mode=0o700)
             async with AsyncExitStack() as stack:
                 if self._options.pause:
-                    await stack.enter_async_context(frozen(core.paths, state))
+                    await stack.enter_async_context(frozen(core, state))
                 staged = await core.unpackers.unpack(
                     chunks(pack(upper, whiteouts=True, live=True)),
                     staging,

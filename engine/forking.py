@@ -121,7 +121,7 @@ class _Fork:
         layer = draw_layer(state)
         more = self._created((*self._spec.layers, layer.chain))
         try:
-            async with frozen(core.paths, state):
+            async with frozen(core, state):
                 await trio.to_thread.run_sync(copy_upper, core.paths, state.id, staging)
             async with core.content.using():
                 with trio.CancelScope(shield=True):

@@ -9,79 +9,40 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import trio
 
-from lading.engine.runtime import cgroup_of
+from lading.engine.core import Core
+from lading.engine.freezer import freeze, is_frozen, thaw
 from lading.events.container import LIVE, ContainerState, Phase
-from lading.storage.cgroups import cgroup_mounts
+from lading.events.errors import HostError
+from lading.events.views import CONTAINERS
 from lading.storage.store import Paths
 
 __all__ = ["frozen", "let_go"]
 
-_PATIENCE = 2.0
-
 
 @asynccontextmanager
-async def frozen(paths: Paths, state: ContainerState) -> AsyncIterator[bool]:
+async def frozen(core: Core, state: ContainerState) -> AsyncIterator[bool]:
     """Inside, nothing in the container runs; False where the kernel has no freezer for it, or it takes too
     long."""
     if state.phase is Phase.PAUSED:
         yield True
         return
-    file = _file(paths, state.id)
-    if file is None:
-        yield False
-        return
+    held = False
     try:
-        yield await _freeze(file)
+        with contextlib.suppress(HostError):
+            await trio.to_thread.run_sync(freeze, core.paths, state.id)
+            held = True
+        yield held
     finally:
-        _thaw(file)
+        now = core.log.get(CONTAINERS, state.id)
+        if now is not None and now.phase is not Phase.PAUSED:  # somebody may have paused it meanwhile
+            thaw(core.paths, state.id)
 
 
 def let_go(paths: Paths, states: Iterable[ContainerState]) -> None:
     """Let those of ``states`` that should run go on: an engine may have ended while it held them."""
     for state in states:
-        if (
-            state.phase in LIVE
-            and state.phase is not Phase.PAUSED
-            and (file := _file(paths, state.id)) is not None
-        ):
-            with contextlib.suppress(OSError):
-                if file.read_text().strip() not in ("0", "THAWED"):
-                    _thaw(file)
-
-
-def _file(paths: Paths, container: str) -> Path | None:
-    """The kernel's switch: ``cgroup.freeze`` of cgroup v2, or ``freezer.state`` of v1."""
-    own = f"{cgroup_of(paths)}/{container}".lstrip("/")
-    for mount in cgroup_mounts():
-        for name in ("cgroup.freeze", "freezer.state"):
-            if (mount / own / name).exists():
-                return mount / own / name
-    return None
-
-
-async def _freeze(file: Path) -> bool:
-    v1 = file.name == "freezer.state"
-    try:
-        file.write_text("FROZEN" if v1 else "1")
-        with trio.move_on_after(_PATIENCE):
-            while not (
-                file.read_text().strip() == "FROZEN"
-                if v1
-                else "frozen 1" in (file.parent / "cgroup.events").read_text()
-            ):
-                if v1:
-                    file.write_text("FROZEN")  # what was being made while it froze needs to be told again
-                await trio.sleep(0.001)
-            return True
-    except OSError:
-        pass
-    return False
-
-
-def _thaw(file: Path) -> None:
-    with contextlib.suppress(OSError):  # it is gone with its container
-        file.write_text("THAWED" if file.name == "freezer.state" else "0")
+        if state.phase in LIVE and state.phase is not Phase.PAUSED and is_frozen(paths, state.id):
+            thaw(paths, state.id)

@@ -1,8 +1,8 @@
 """Pausing a container and letting it go on: the effect first, then its record.
 
-The kernel does either in a moment, so there is no intent, and a cancel comes before or after. A crash between the
-two leaves a container that is frozen and not recorded so, or the other way round; the next opening records what it
-finds.
+The kernel does either in a moment, so there is no intent, and a cancel comes before or after. After a crash
+between the two, the next opening lets a container go on that was not recorded as paused yet (``engine/freezing``),
+and records that one goes on which was let go.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import trio
 from lading.engine.core import Caller
 from lading.engine.freezer import freeze, is_frozen, thaw
 from lading.events.commands import PauseContainer, UnpauseContainer, decide
-from lading.events.container import ContainerEvent, ContainerState, Paused, Phase, Unpaused
+from lading.events.container import ContainerEvent, ContainerState, Phase, Unpaused
 from lading.events.ids import ContainerId
 from lading.storage.store import Paths
 
 if TYPE_CHECKING:
     from lading.engine.containers import Containers
 
-__all__ = ["found_frozen", "pause", "unpause"]
+__all__ = ["found_running", "pause", "unpause"]
 
 
 async def pause(containers: Containers, container: ContainerId, caller: Caller) -> None:
@@ -48,10 +48,8 @@ async def unpause(containers: Containers, container: ContainerId, caller: Caller
             await containers.command(container, UnpauseContainer(), caller)
 
 
-def found_frozen(paths: Paths, state: ContainerState) -> list[ContainerEvent]:
-    """What is to be recorded of a running container that is frozen and not recorded so, or the other way round."""
-    if state.phase is Phase.RUNNING and is_frozen(paths, state.id):
-        return [Paused()]
+def found_running(paths: Paths, state: ContainerState) -> list[ContainerEvent]:
+    """What is to be recorded of a container that the log has as paused, and that runs."""
     if state.phase is Phase.PAUSED and not is_frozen(paths, state.id):
         return [Unpaused()]
     return []

@@ -16,7 +16,7 @@ from lading.engine.freezing import let_go
 from lading.engine.garbage import finish_removals
 from lading.engine.link import KeptRun
 from lading.engine.observe import belongs, drop_exit_record, observe
-from lading.engine.pausing import found_frozen
+from lading.engine.pausing import found_running
 from lading.engine.remains import end_remains
 from lading.engine.removal import remove_container
 from lading.engine.restarts import follow_up
@@ -129,7 +129,7 @@ def _runs_again(core: Core, state: ContainerState) -> bool:
 
 
 async def _agree_on_freezing(core: Core, state: ContainerState, caller: Caller) -> None:
-    events = found_frozen(core.paths, state)
+    events = found_running(core.paths, state)
     if events:
         await core.journal.append(
             [Proposed(container_stream(state.id), event) for event in events],
