@@ -112,6 +112,11 @@ class Parents:
         while self._open:
             os.close(self._open.popitem()[1])
 
+    def close(self) -> None:
+        """Close every descriptor, for good; ``imply`` is let go, which is likely to be of whoever has this."""
+        self.forget()
+        del self._imply
+
     def _make(self, path: bytes) -> int:
         """Make what is missing of ``path``; where a dangling symlink points to, too."""
         pending = path.split(b"/")[::-1]

@@ -138,7 +138,7 @@ class TreeWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._parents.forget()
+        self._parents.close()
         os.close(self.root)
 
     @property
