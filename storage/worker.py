@@ -36,6 +36,8 @@ import msgpack
 from lading.events import errors
 from lading.events.errors import HostError, ImageInvalid, LadingError
 from lading.storage.confinement import confine, write_only_beneath
+from lading.storage.decode import PIECE
+from lading.storage.heap import share_arena
 from lading.storage.plan import Limits
 from lading.storage.room import Room
 from lading.storage.unpack import Borrowed, Unpacked, unpack
@@ -139,19 +141,22 @@ class FdSource:
     def __init__(self, fd: int) -> None:
         self.count: int = 0
         self._fd = fd
+        # What comes is copied out of it: pieces made as long as they might be and then cut to what came, which
+        # is little from a pipe, leave holes in the heap that none fits into.
+        self._buffer = memoryview(bytearray(PIECE))
 
     def read(self, n: int, /) -> bytes:
-        """1 to ``n`` bytes, or none at the end."""
+        """1 to ``n`` bytes, at most ``PIECE``, or none at the end."""
         while True:
             try:
-                data = os.read(self._fd, n)
+                got = os.readv(self._fd, (self._buffer[:n],))
             except BlockingIOError:
                 waiting = select.poll()
                 waiting.register(self._fd, select.POLLIN)
                 waiting.poll()
             else:
-                self.count += len(data)
-                return data
+                self.count += got
+                return bytes(self._buffer[:got])
 
 
 class _FdTee:
@@ -257,7 +262,8 @@ def decode_error(message: Mapping[str, Any]) -> LadingError:
 
 def main(requests: int, lifeline: int, within: str) -> None:
     """Do jobs until there are no more, or until one fails. Never returns."""
-    gc.disable()  # nothing here is in cycles that grow with the archive
+    gc.disable()  # a job leaves no cycles
+    share_arena()  # before there is another thread
     talk = Talk(socket.socket(fileno=requests))
     code = 0
     try:

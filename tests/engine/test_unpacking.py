@@ -286,7 +286,27 @@ async def test_a_worker_stays_small(
     data = archive(1 << 20, 150)
     await unpackers.unpack(io.BytesIO(pack(data) if pack else data), staging, split=True)
     [most] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())
-    assert int(most) < 100_000
+    assert int(most) < 60_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pack", [None, gzip.compress])
+async def test_a_worker_does_not_grow_with_its_jobs(
+    unpackers: Unpackers, staging: Path, pack: Callable[[bytes], bytes] | None
+) -> None:
+    before = children()
+    await unpackers.warm()
+    [worker] = children() - before
+    data = archive(100, 2000)
+    sizes: list[int] = []
+    for number in range(14):
+        (staging / str(number)).mkdir()
+        source = io.BytesIO(pack(data) if pack else data)
+        await unpackers.unpack(source, staging / str(number), split=True)
+        [size] = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())
+        sizes.append(int(size))
+    assert children() - before == {worker}
+    assert min(sizes[-4:]) < max(sizes[:4]) + 8_000, sizes
 
 
 @pytest.mark.skipif(landlock_version() < 2, reason="the kernel has no Landlock")
