@@ -28,6 +28,9 @@ __all__ = ["Ahead", "ByteSource", "LayerStream", "Tee", "decompressed"]
 _DEPTH: Final = 6
 """Pieces that wait between two stages."""
 
+_RAW_DEPTH: Final = 2
+"""Compressed ones, of which each makes several."""
+
 
 class Tee(Protocol):
     """Where the raw bytes of a compressed layer go as well."""
@@ -174,12 +177,12 @@ class LayerStream:
         else:
             self._plain_hash = hashlib.sha256()
             if self._threads > 1:
-                raw = self._ahead(raw)
+                raw = self._ahead(raw, _RAW_DEPTH)
             plain = self._checked(gathered(decoder(raw)))  # a member or frame may have a few bytes only
         return self._ahead(plain) if self._threads else plain
 
-    def _ahead(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        stage = Ahead(pieces)
+    def _ahead(self, pieces: Iterator[bytes], depth: int = _DEPTH) -> Iterator[bytes]:
+        stage = Ahead(pieces, depth)
         self._stages.append(stage)
         return stage
 
