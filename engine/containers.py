@@ -16,12 +16,13 @@ from lading.engine.container import Container
 from lading.engine.core import Caller, Core, new_caller
 from lading.engine.exporting import export_container
 from lading.engine.hostchecks import check_host
+from lading.engine.imagehealth import ImageHealth, settle_health
 from lading.engine.images import Images
 from lading.engine.mapping import Results
 from lading.engine.mounts import settle_mounts
 from lading.engine.names import random_name
 from lading.engine.queries import ContainerQueries
-from lading.engine.recipe import Recipe, make_recipe, make_spec, settle_health
+from lading.engine.recipe import Recipe, make_recipe, make_spec
 from lading.engine.removal import own_volumes, remove_container
 from lading.engine.restarts import restart_when_due
 from lading.engine.retry import deciding, first_result
@@ -41,6 +42,7 @@ from lading.events.errors import (
     Conflict,
     EngineClosed,
     HostError,
+    Invalid,
     NotFound,
     WrongPhase,
 )
@@ -63,6 +65,7 @@ class Containers:
     def __init__(self, core: Core, images: Images) -> None:
         self.core = core
         self._images = images
+        self._health = ImageHealth(core)
         self._queries = ContainerQueries(core.log)
         self._draw = random.Random(secrets.randbits(64))
 
@@ -194,7 +197,10 @@ class Containers:
         async with self.core.content.using():  # the image's layers stay until the container is there to need them
             image = self._images.resolve(recipe.image)
             spec = attrs.evolve(make_spec(recipe, image), layers=self._images.visible_layers(image))
-            health = settle_health(recipe.settings.health, self._images.health(image))
+            health = settle_health(recipe.settings.health, self._health.of(image))
+            if health is None and recipe.settings.restart_unhealthy:
+                why = "nothing tells whether it is healthy: give it a health check, or use an image that has one"
+                raise Invalid("restart when unhealthy", image.image, why)
             if health != recipe.settings.health:
                 recipe = attrs.evolve(recipe, settings=attrs.evolve(recipe.settings, health=health))
             asked = CreateContainer(ContainerId(secrets.token_hex(32)), name or "", spec, start)

@@ -33,7 +33,7 @@ from lading.events.envelope import Actor, Proposed
 from lading.events.errors import HostError, Invalid
 from lading.events.ids import ChainId, Digest, chain_id, tag_stream
 from lading.events.image import ImageAdded, ImageConfig, ImageState, Tagged
-from lading.events.imageconfig import Healthcheck, parse_config
+from lading.events.imageconfig import parse_config
 from lading.events.platforms import parse_platform
 from lading.events.reference import parse_reference
 from lading.events.views import LAYERS, TAGS, Reader
@@ -45,15 +45,11 @@ __all__ = ["Images"]
 _MOST_VISIBLE = 1000
 
 
-_MOST_KNOWN = 4096
-
-
 class Images:
     """Every image of the store."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._health: dict[str, Healthcheck | None] = {}
         self._queries = ImageQueries(core.log)
         self._visible: dict[str, tuple[ChainId, ...]] = {}
 
@@ -70,14 +66,6 @@ class Images:
     def document(self, reference: str) -> bytes:
         """The image's config, as it came, whose digest is its id. Raises as ``resolve``, and ``HostError``."""
         return document_of(self._core, self._queries.resolve(reference))
-
-    def health(self, image: ImageState) -> Healthcheck | None:
-        """The health check in ``image``'s config, if it has one; read once for each image."""
-        if image.image not in self._health:
-            if len(self._health) >= _MOST_KNOWN:
-                self._health.clear()
-            self._health[image.image] = parse_config(document_of(self._core, image)).healthcheck
-        return self._health[image.image]
 
     def history(self, reference: str) -> builtins.list[HistoryStep]:
         """How the image was made, the last step first. Raises as ``resolve``, and ``HostError``."""

@@ -14,7 +14,7 @@ from lading.engine.garbage import remove_unreached
 from lading.engine.queries import labels_fit
 from lading.engine.untag import Removal, removals
 from lading.engine.usage import measure_writable
-from lading.events.container import LIVE
+from lading.events.container import LIVE, Phase
 from lading.events.envelope import Proposed
 from lading.events.errors import HostError, Refused
 from lading.events.ids import ContainerId, image_stream, tag_stream
@@ -77,7 +77,7 @@ async def prune_containers(
     gone: list[ContainerId] = []
     reclaimed = 0
     for state in containers.list():
-        if state.phase in LIVE or state.process is not None:
+        if state.phase in LIVE or state.phase is Phase.RESTARTING or state.process is not None:
             continue
         if not chosen.fits(state.created_at, state.spec.labels):
             continue

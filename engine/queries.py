@@ -26,6 +26,9 @@ __all__ = [
     "resolve_moment",
 ]
 
+_UP = frozenset(("running", "paused", "restarting"))
+"""Docker's words for what ``docker ps`` shows without ``-a``."""
+
 
 class ContainerQueries:
     """The containers of one moment."""
@@ -55,10 +58,10 @@ class ContainerQueries:
         raise NotFound("container", reference)
 
     def list(self, *, all: bool = True) -> list[ContainerState]:  # Docker's word
-        """Every container (or only those that run), the newest first."""
+        """Every container (or only those that run, are paused or wait for a restart), the newest first."""
         states = [state for _, state in self._reader.scan(CONTAINERS)]
         if not all:
-            states = [state for state in states if status(state) == "running"]
+            states = [state for state in states if status(state) in _UP]
         return sorted(states, key=lambda state: (state.created_at, state.id), reverse=True)
 
 

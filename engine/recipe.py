@@ -11,13 +11,12 @@ import attrs
 from lading.engine.process import ImageProcess, ProcessRequest, merge
 from lading.events.errors import Invalid
 from lading.events.image import ImageState
-from lading.events.imageconfig import Healthcheck
 from lading.events.reference import parse_reference
-from lading.events.settings import ContainerSettings, HealthCheck
+from lading.events.settings import ContainerSettings
 from lading.events.signals import check_signal
 from lading.events.spec import ContainerSpec, NetworkMode
 
-__all__ = ["Recipe", "make_recipe", "make_spec", "settle_health"]
+__all__ = ["Recipe", "make_recipe", "make_spec"]
 
 _LABELS = 1 << 20
 
@@ -49,25 +48,6 @@ class Recipe:
     read_only: bool = False
     settings: ContainerSettings = attrs.field(factory=ContainerSettings)
     volumes_from: tuple[str, ...] = ()
-
-
-def settle_health(asked: HealthCheck | None, image: Healthcheck | None) -> HealthCheck | None:
-    """The health check of a container that ``asked`` for one, or not, made from an image that has one, or not.
-
-    What is 0 or empty in ``asked`` is the image's, and else the usual; ``NONE`` takes the image's away.
-    """
-    if asked is None and image is None:
-        return None
-    test = (asked.test if asked else ()) or (image.test if image else ())
-    if not test or test[0] == "NONE":
-        return None
-    usual = HealthCheck(test)
-    found = {
-        name: (getattr(asked, name) if asked else 0) or (getattr(image, name) if image else 0) or default
-        for name, default in attrs.asdict(usual).items()
-        if name != "test"
-    }
-    return HealthCheck(test, **found)
 
 
 _SETTINGS = frozenset(field.name for field in attrs.fields(ContainerSettings))

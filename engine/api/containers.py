@@ -9,11 +9,11 @@ from __future__ import annotations
 import trio
 
 from lading.engine.api.create import parse_create
-from lading.engine.api.listing import LISTING_FILTERS, Listing
-from lading.engine.api.past import Seen, seen_by
+from lading.engine.api.createlimits import Machine
+from lading.engine.api.listing import LISTING_FILTERS, Listing, summary_of
+from lading.engine.api.past import seen_by
 from lading.engine.api.request import caller_of, check_reference, filters_of, not_supported
-from lading.engine.api.shapes import Sizes, container_inspect, container_summary
-from lading.engine.api.volumeshapes import host_config_mounts, mount_points
+from lading.engine.api.shapes import Sizes, container_inspect
 from lading.engine.container import Container
 from lading.engine.core import Caller
 from lading.engine.engine import Engine
@@ -21,18 +21,22 @@ from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.usage import measure_writable
 from lading.events.container import LIVE, ContainerState, Phase
-from lading.events.containerviews import SETTINGS
 from lading.events.errors import HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId
 from lading.events.image import ImageState
 from lading.events.platforms import parse_platform
-from lading.events.settings import ContainerSettings
 from lading.events.views import IMAGES
 
-__all__ = ["add_container_routes"]
+__all__ = ["add_container_routes", "asked_of"]
 
 _BODY = 8 << 20
 """Above what execve(2) takes in arguments and environment together."""
+
+_IN_THE_WAY = {
+    Phase.PAUSED: "container is paused and must be unpaused first",
+    Phase.RESTARTING: "container is restarting: stop the container before removing or force remove",
+}
+_RUNNING = "container is running: stop the container before removing or force remove"
 
 
 def add_container_routes(router: Router, engine: Engine) -> None:
@@ -51,21 +55,10 @@ def add_container_routes(router: Router, engine: Engine) -> None:
 class _Containers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    def _find(self, request: Request) -> Container:
-        return self._engine.containers.get(request.params["id"])
+        self._machine = Machine.probe(cgroup_v2=engine.core.host.cgroup_v2)
 
     def _asked(self, request: Request) -> tuple[Container, Caller]:
-        """The container that a change is asked of, and who asks; for a retry the one that the first try was about.
-
-        That one may be gone by now, or another may have its name.
-        """
-        caller = caller_of(request)
-        first = self._engine.core.log.first_append(caller.command) if caller.once else None
-        kind, _, identifier = first[0].stream.partition("/") if first else ("", "", "")
-        if kind == "container":
-            return Container(self._engine.containers, ContainerId(identifier)), caller
-        return self._find(request), caller
+        return asked_of(self._engine, request)
 
     # -- queries --------------------------------------------------------------------------------------------
 
@@ -84,10 +77,7 @@ class _Containers:
         shown = []
         for state in listing.states():
             sizes = await self._sizes(state) if sized else None
-            shown.append(
-                container_summary(state, listing.image_name(state), seen.now, sizes)
-                | {"Mounts": mount_points(_settings(seen, state), self._engine.core.paths)}
-            )
+            shown.append(summary_of(seen, listing, state, self._engine.core.paths, sizes))
         return Response.json(shown, headers=seen.headers)
 
     async def inspect(self, request: Request) -> Reply:
@@ -98,13 +88,18 @@ class _Containers:
             runtime = (await self._engine.core.runtime()).name
         except HostError:
             runtime = ""
-        paths, settings = self._engine.core.paths, _settings(seen, state)
-        shown = container_inspect(state, paths, runtime, sizes)
-        shown["Mounts"] = mount_points(settings, paths)
-        shown["HostConfig"] |= host_config_mounts(settings)
-        shown["Config"]["Volumes"] = {target: {} for target in settings.volumes} or None
-        shown["Config"]["Tty"] = settings.tty
-        shown["ExecIDs"] = self._engine.core.execs.ids(state.id) or None
+        core = self._engine.core
+        shown = container_inspect(
+            state,
+            seen.settings(state.id),
+            seen.supervision(state.id),
+            core.paths,
+            runtime,
+            sizes,
+            cgroup_v2=core.host.cgroup_v2,
+            probes=tuple(core.health[state.id].probes) if state.id in core.health else (),
+        )
+        shown["ExecIDs"] = core.execs.ids(state.id) or None
         return Response.json(shown, headers=seen.headers)
 
     async def _sizes(self, state: ContainerState) -> Sizes:
@@ -116,7 +111,9 @@ class _Containers:
 
     async def create(self, request: Request) -> Reply:
         engine = self._engine
-        asked = parse_create(await request.json(_BODY), cgroup_v2=engine.core.host.cgroup_v2)
+        asked = parse_create(await request.json(_BODY), self._machine)
+        if asked.runtime and asked.runtime != (await engine.core.runtime()).name:
+            raise HttpError(400, f"unknown or invalid runtime name: {asked.runtime[:80]}")
         image = engine.images.resolve(check_reference(asked.recipe.image))
         _check_platform(request.query.get("platform"), asked.recipe.image, image)
         name = request.query.get("name").removeprefix("/") or None
@@ -134,6 +131,8 @@ class _Containers:
         try:
             await container.start(caller=caller)
         except WrongPhase as error:
+            if error.phase == Phase.PAUSED:
+                raise HttpError(409, "cannot start a paused container, try unpause instead") from None
             if error.phase not in LIVE:
                 words = f"container {container.id} is marked for removal and cannot be started"
                 raise HttpError(409, words) from None
@@ -189,19 +188,25 @@ class _Containers:
             if error.phase == Phase.REMOVING:
                 words = f"removal of container {request.params['id']} is already in progress"
                 raise HttpError(409, words) from None
-            words = (
-                f'cannot remove container "/{name}": container is running: '
-                "stop the container before removing or force remove"
-            )
-            raise HttpError(409, words) from None
+            why = _IN_THE_WAY.get(Phase(error.phase), _RUNNING)
+            raise HttpError(409, f'cannot remove container "/{name}": {why}') from None
         except NotFound:
             # Its own end removed it between our look and our word.
             raise NotFound("container", request.params["id"]) from None
         return Response(204)
 
 
-def _settings(seen: Seen, state: ContainerState) -> ContainerSettings:
-    return seen.reader.get(SETTINGS, state.id) or ContainerSettings()
+def asked_of(engine: Engine, request: Request) -> tuple[Container, Caller]:
+    """The container that a change is asked of, and who asks; for a retry the one that the first try was about.
+
+    That one may be gone by now, or another may have its name.
+    """
+    caller = caller_of(request)
+    first = engine.core.log.first_append(caller.command) if caller.once else None
+    kind, _, identifier = first[0].stream.partition("/") if first else ("", "", "")
+    if kind == "container":
+        return Container(engine.containers, ContainerId(identifier)), caller
+    return engine.containers.get(request.params["id"]), caller
 
 
 def _check_platform(platform: str, name: str, image: ImageState) -> None:

@@ -5,25 +5,32 @@ that is not understood is accepted while its value says nothing (null, false, ze
 case anyway, and refused otherwise, whatever its name. So a field that Docker adds tomorrow, or one in the wrong
 case, can't be mistaken for one that was carried out.
 
+Limits are in ``createlimits``, privileges and namespaces in ``createsecurity``, the rest of the settings in
+``createsettings``, mounts in ``mountspecs``. ``LadingDeadline`` (nanoseconds) and ``LadingRestartUnhealthy`` (true
+or false) in ``HostConfig`` are not Docker's: how long a run may take, and a restart of what is unhealthy.
+
 Source: Docker Engine API v1.47, ContainerCreate; the values that stand for nothing are those that the docker
 client sends when no flag is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
 
+from lading.engine.api.createlimits import RESOURCE_FIELDS, Machine, parse_resources
+from lading.engine.api.createsecurity import MODE_FIELDS, SECURITY_FIELDS, parse_modes, parse_security
+from lading.engine.api.createsettings import SETTING_FIELDS, parse_health, parse_settings
+from lading.engine.api.fields import flag, integer, mapping, object_of, refuse, text, words
 from lading.engine.api.mountspecs import parse_mounts
 from lading.engine.api.request import not_supported
-from lading.engine.http.message import HttpError
 from lading.engine.recipe import Recipe
-from lading.events.settings import ContainerSettings
+from lading.events.settings import ContainerSettings, HealthCheck
 from lading.events.spec import NetworkMode
 
-__all__ = ["CreateRequest", "console_size", "parse_create"]
+__all__ = ["CreateRequest", "console_size", "parse_create", "refuse_unknown"]
 
 DEFAULT_NETWORK_WARNING: Final = (
     "There is no bridge network in this release: the default network is the host's. "
@@ -33,10 +40,15 @@ DEFAULT_NETWORK_WARNING: Final = (
 
 @attrs.frozen
 class CreateRequest:
-    """A recipe, and what its author should be told. ``size``: rows and columns of the author's terminal."""
+    """A recipe, and what its author should be told.
+
+    ``runtime``: the one that was asked for, or empty. ``size``: rows and columns of the author's terminal, if the
+    container has one.
+    """
 
     recipe: Recipe
     warnings: tuple[str, ...]
+    runtime: str = ""
     size: tuple[int, int] | None = None
 
 
@@ -44,106 +56,118 @@ _CONFIG: Final = frozenset(
     {
         *("Image", "Cmd", "Entrypoint", "Env", "WorkingDir", "User", "Hostname", "Labels", "Tty", "OpenStdin"),
         *("StdinOnce", "AttachStdin", "AttachStdout", "AttachStderr", "StopSignal", "StopTimeout"),
-        *("HostConfig", "NetworkingConfig", "ArgsEscaped", "Volumes"),
+        *("HostConfig", "NetworkingConfig", "ArgsEscaped", "Volumes", "Domainname", "Healthcheck"),
     }
 )
 _HOST: Final = frozenset(
     {
-        *("NetworkMode", "AutoRemove", "ReadonlyRootfs", "RestartPolicy", "LogConfig", "CgroupnsMode"),
+        *("NetworkMode", "AutoRemove", "ReadonlyRootfs", "Runtime"),
         *("Binds", "Mounts", "Tmpfs", "VolumesFrom", "VolumeDriver"),
+        *(RESOURCE_FIELDS | SECURITY_FIELDS | MODE_FIELDS | SETTING_FIELDS),
     }
 )
 
-_SAYS_NOTHING: Final[Mapping[str, tuple[object, ...]]] = {
-    "MemorySwappiness": (-1,),
-    "MemorySwap": (-1,),
-    "PidsLimit": (-1,),
-    "IpcMode": ("private",),
-    "UsernsMode": ("host",),
-    "Isolation": ("default",),
-    "ShmSize": (64 << 20,),
-}
+_SAYS_NOTHING: Final[Mapping[str, tuple[object, ...]]] = {"Isolation": ("default",)}
 """Values of HostConfig besides the empty ones that ask for what a container gets anyway."""
 
 _CLIENT_SIDE: Final = frozenset({"ContainerIDFile", "ConsoleSize"})
-"""Of HostConfig: a file that the client writes, and the size of a terminal that there isn't."""
-
-_NULL_ONLY: Final = frozenset({"MaskedPaths", "ReadonlyPaths"})
-"""Of HostConfig: an empty list asks for no protection, null for the usual one."""
+"""Of HostConfig: a file that the client writes, and the size of its terminal."""
 
 _FLAGS: Final[Mapping[str, str]] = {
     "PortBindings": "publishing ports (--publish)",
     "PublishAllPorts": "publishing ports (--publish-all)",
     "ExposedPorts": "exposing ports (--expose)",
-    "RestartPolicy": "restarting (--restart)",
-    "Privileged": "a privileged container (--privileged)",
-    "CapAdd": "adding capabilities (--cap-add)",
-    "CapDrop": "dropping capabilities (--cap-drop)",
-    "Memory": "limiting memory (--memory)",
-    "NanoCpus": "limiting CPUs (--cpus)",
-    "PidsLimit": "limiting processes (--pids-limit)",
-    "Ulimits": "setting ulimits (--ulimit)",
-    "Devices": "adding devices (--device)",
     "DeviceRequests": "adding devices (--gpus)",
-    "SecurityOpt": "setting security options (--security-opt)",
-    "Dns": "setting DNS servers (--dns)",
-    "ExtraHosts": "adding hosts (--add-host)",
-    "Init": "an init process (--init)",
-    "Runtime": "choosing a runtime (--runtime)",
-    "Healthcheck": "checking health (--health-cmd)",
-    "LogConfig": "choosing a logging driver (--log-driver)",
+    "CgroupParent": "choosing a parent for the control group (--cgroup-parent)",
+    "BlkioWeightDevice": "a weight of its own for a device (--blkio-weight-device)",
+    "CpuRealtimePeriod": "real-time scheduling (--cpu-rt-period)",
+    "CpuRealtimeRuntime": "real-time scheduling (--cpu-rt-runtime)",
+    "Links": "links between containers (--link)",
+    "StorageOpt": "options of the storage driver (--storage-opt)",
+    "Annotations": "annotations for the runtime (--annotation)",
 }
 
 
-def parse_create(body: Mapping[str, Any], *, cgroup_v2: bool) -> CreateRequest:
-    """``body`` as a recipe.
+def parse_create(body: Mapping[str, Any], machine: Machine) -> CreateRequest:
+    """``body`` as a recipe for a container on ``machine``.
 
     Raises `HttpError` 400 for what is malformed or a network that there isn't, and 501 for what Docker has and
-    this release hasn't. Values are checked when the recipe is carried out.
+    this release hasn't. What only the image or the host can tell is checked when the recipe is carried out.
     """
-    host = _object(body, "HostConfig")
-    cgroup_namespace = "private" if cgroup_v2 else "host"
-    if host.get("CgroupnsMode") not in (None, "", cgroup_namespace):
-        raise not_supported(f"cgroup namespace mode {host['CgroupnsMode']!r} (--cgroupns)")
-    for name, value in host.items():
-        if name not in _HOST and name not in _CLIENT_SIDE:
-            _refuse_if_asked("HostConfig", name, value)
-    _check_restart(_object(host, "RestartPolicy"))
-    _check_logging(_object(host, "LogConfig"))
-    for name, value in body.items():
-        if name not in _CONFIG and not (name == "Healthcheck" and _no_health(value)):
-            _refuse_if_asked("Config", name, value)
-    mode, warnings = _network(host, _object(body, "NetworkingConfig"))
-    image = _text(body, "Image")
+    host = object_of(body, "HostConfig")
+    refuse_unknown(host, _HOST | _CLIENT_SIDE, "HostConfig")
+    refuse_unknown(body, _CONFIG, "Config")
+    mode, warnings = _network(host, object_of(body, "NetworkingConfig"))
+    image = text(body, "Image")
     if not image:
-        raise HttpError(400, "no image was given: Image must name one")
+        raise refuse("no image was given: Image must name one")
+    resources, about_limits = parse_resources(host, machine)
     mounts, volumes_from = parse_mounts(body)
+    settings = ContainerSettings(
+        resources=resources,
+        mounts=mounts,
+        **parse_security(host),
+        **parse_modes(host, cgroup_v2=machine.cgroup_v2),
+        health=_health(body),
+        **parse_settings(body, host),
+    )
     recipe = Recipe(
         image=image,
-        command=_words(body, "Cmd") or (),
-        entrypoint=_words(body, "Entrypoint"),
-        env=_words(body, "Env", plain=False) or (),
-        working_dir=_text(body, "WorkingDir") or None,
-        user=_text(body, "User") or None,
-        hostname=_text(body, "Hostname") or None,
-        labels=_labels(body),
+        command=words(body, "Cmd", plain=True) or (),
+        entrypoint=words(body, "Entrypoint", plain=True),
+        env=words(body, "Env") or (),
+        working_dir=text(body, "WorkingDir") or None,
+        user=text(body, "User") or None,
+        hostname=_hostname(body, settings),
+        labels=mapping(body, "Labels"),
         network=mode,
-        open_stdin=_flag(body, "OpenStdin"),
-        stdin_once=_flag(body, "StdinOnce"),
-        auto_remove=_flag(host, "AutoRemove"),
-        stop_signal=_text(body, "StopSignal") or None,
-        stop_timeout=_number(body, "StopTimeout"),
-        read_only=_flag(host, "ReadonlyRootfs"),
-        settings=ContainerSettings(tty=_flag(body, "Tty"), mounts=mounts),
+        open_stdin=flag(body, "OpenStdin"),
+        stdin_once=flag(body, "StdinOnce"),
+        auto_remove=flag(host, "AutoRemove"),
+        stop_signal=text(body, "StopSignal") or None,
+        stop_timeout=_stop_timeout(body),
+        read_only=flag(host, "ReadonlyRootfs"),
+        settings=settings,
         volumes_from=volumes_from,
     )
-    size = console_size(host) if recipe.settings.tty else None
-    return CreateRequest(recipe, tuple(warnings), size)
+    size = console_size(host) if settings.tty else None
+    return CreateRequest(recipe, (*warnings, *about_limits), text(host, "Runtime"), size)
+
+
+def _health(body: Mapping[str, Any]) -> HealthCheck | None:
+    """What was said about health, for the image to complete."""
+    asked = parse_health(body)
+    return None if asked is None else HealthCheck(**attrs.asdict(asked))
+
+
+def refuse_unknown(source: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    """Raise `HttpError` 501 for a field of ``source`` outside of ``known`` whose value says something."""
+    for name, value in source.items():
+        if name in known or value is None or not value or value in _SAYS_NOTHING.get(name, ()):
+            continue
+        raise not_supported(_FLAGS.get(name, f"{where}.{name[:80]}"))
+
+
+def _hostname(body: Mapping[str, Any], settings: ContainerSettings) -> str | None:
+    name = text(body, "Hostname")
+    if name and settings.uts_mode == "host":
+        raise refuse("conflicting options: hostname and the UTS mode")
+    if len(name.encode("utf-8", "surrogatepass")) > 64:
+        raise refuse(f'hostname "{name[:80]}" is too long (maximum 64 bytes)')
+    return name or None
+
+
+def _stop_timeout(body: Mapping[str, Any]) -> int | None:
+    if body.get("StopTimeout") is None:
+        return None
+    return integer(body, "StopTimeout", bits=32, what="a whole number of seconds")
 
 
 def console_size(source: Mapping[str, Any]) -> tuple[int, int] | None:
     """``ConsoleSize``: rows and columns; None if it isn't there, or 0 by 0. Raises `HttpError` 400."""
-    value = _get(source, "ConsoleSize", "two numbers from 0 to 65535, rows and columns", _is_size)
+    value = source.get("ConsoleSize")
+    if value is not None and not _is_size(value):
+        raise refuse("invalid ConsoleSize: it must be two numbers from 0 to 65535, rows and columns")
     return (value[0], value[1]) if value and any(value) else None
 
 
@@ -155,31 +179,11 @@ def _is_size(value: object) -> bool:
     )
 
 
-def _refuse_if_asked(where: str, name: str, value: object) -> None:
-    if value is None or (name not in _NULL_ONLY and (not value or value in _SAYS_NOTHING.get(name, ()))):
-        return
-    raise not_supported(_FLAGS.get(name, f"{where}.{name[:80]}"))
-
-
-def _no_health(value: object) -> bool:
-    return isinstance(value, dict) and value.get("Test") == ["NONE"]
-
-
-def _check_restart(policy: Mapping[str, Any]) -> None:
-    if policy.get("Name") not in (None, "", "no") or policy.get("MaximumRetryCount"):
-        raise not_supported(_FLAGS["RestartPolicy"])
-
-
-def _check_logging(config: Mapping[str, Any]) -> None:
-    if config.get("Type") not in (None, "", "json-file") or config.get("Config"):
-        raise not_supported(_FLAGS["LogConfig"])
-
-
 def _network(host: Mapping[str, Any], networking: Mapping[str, Any]) -> tuple[NetworkMode, list[str]]:
-    mode = _text(host, "NetworkMode")
-    endpoints = _object(networking, "EndpointsConfig")
+    mode = text(host, "NetworkMode")
+    endpoints = object_of(networking, "EndpointsConfig")
     for name in endpoints:
-        if name not in ("default", mode) or any(_object(endpoints, name).values()):
+        if name not in ("default", mode) or any(object_of(endpoints, name).values()):
             raise not_supported("joining a network with settings of its own")
     if mode in ("", "default"):
         return "host", [DEFAULT_NETWORK_WARNING]
@@ -187,54 +191,4 @@ def _network(host: Mapping[str, Any], networking: Mapping[str, Any]) -> tuple[Ne
         return "host", []
     if mode == "none":
         return "none", []
-    raise HttpError(400, f"network {mode[:80]!r} does not exist: this release has 'host' and 'none'")
-
-
-# -- fields -------------------------------------------------------------------------------------------------
-
-
-def _get(source: Mapping[str, Any], name: str, what: str, fits: Callable[[Any], bool]) -> Any:
-    value = source.get(name)
-    if value is not None and not fits(value):
-        raise HttpError(400, f"invalid {name}: it must be {what}")
-    return value
-
-
-def _object(source: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value: Mapping[str, Any] | None = _get(source, name, "an object", lambda value: isinstance(value, dict))
-    return value or {}
-
-
-def _text(source: Mapping[str, Any], name: str) -> str:
-    return _get(source, name, "a string", lambda value: isinstance(value, str)) or ""
-
-
-def _flag(source: Mapping[str, Any], name: str) -> bool:
-    return _get(source, name, "true or false", lambda value: isinstance(value, bool)) or False
-
-
-def _number(source: Mapping[str, Any], name: str) -> int | None:
-    number: int | None = _get(
-        source, name, "a whole number of seconds", lambda value: type(value) is int and abs(value) < 1 << 31
-    )
-    return number
-
-
-def _words(source: Mapping[str, Any], name: str, *, plain: bool = True) -> tuple[str, ...] | None:
-    """A list of strings; with ``plain``, one string is a list of one, as Docker reads it."""
-    value = source.get(name)
-    if plain and isinstance(value, str):
-        return (value,)
-    _get(source, name, "a list of strings", _is_words)
-    return None if value is None else tuple(value)
-
-
-def _labels(source: Mapping[str, Any]) -> Mapping[str, str]:
-    value = _object(source, "Labels")
-    if not _is_words(list(value.values())):
-        raise HttpError(400, "invalid Labels: their values must be strings")
-    return value
-
-
-def _is_words(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+    raise refuse(f"network {mode[:80]!r} does not exist: this release has 'host' and 'none'")

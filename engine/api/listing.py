@@ -7,22 +7,29 @@ Source: Docker Engine API v1.47, ContainerList. Newest first; ``limit`` and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
+from lading.engine.api.healthshapes import health_of
 from lading.engine.api.past import Seen
 from lading.engine.api.request import Filters, check_reference
-from lading.engine.api.shapes import shown_exit
+from lading.engine.api.shapes import Sizes, container_summary, shown_exit
+from lading.engine.api.volumeshapes import mount_points
 from lading.engine.http.message import HttpError
 from lading.engine.queries import labels_fit
 from lading.events.container import ContainerState, status
 from lading.events.errors import Ambiguous, Invalid, NotFound
+from lading.storage.store import Paths
 
-__all__ = ["LISTING_FILTERS", "Listing", "name_fits"]
+__all__ = ["LISTING_FILTERS", "Listing", "name_fits", "summary_of"]
 
 LISTING_FILTERS: Final = frozenset(
-    {"id", "name", "status", "label", "ancestor", "exited", "before", "since", "network", "is-task"}
+    {
+        *("id", "name", "status", "label", "ancestor", "exited", "before", "since", "network", "is-task"),
+        *("health", "volume"),
+    }
 )
 _STATUSES: Final = frozenset(["created", "restarting", "running", "removing", "paused", "exited", "dead"])
+_HEALTH: Final = ("none", "starting", "healthy", "unhealthy")
 _EXPRESSION: Final = frozenset("()[]{}|+*?\\^$")
 
 
@@ -87,17 +94,48 @@ class Listing:
             case "ancestor":
                 images = {self._image(value) for value in values}
                 self._tests.append(lambda state: state.spec.image in images)
+            case "health":
+                for value in values:
+                    if value not in _HEALTH:
+                        words = f"invalid filter 'health={value[:80]}': it must be one of {', '.join(_HEALTH)}"
+                        raise HttpError(400, words)
+                self._tests.append(lambda state: (self._health(state) or "none") in values)
+            case "volume":
+                self._tests.append(lambda state: self._mounts(state, values))
             case "network":
                 self._tests.append(lambda state: state.spec.network in values)
             case "is-task":
                 if any(value.lower() in ("true", "1") for value in values):
                     self._tests.append(lambda state: False)
 
+    def _health(self, state: ContainerState) -> str:
+        return health_of(state, self._seen.settings(state.id), self._seen.supervision(state.id))
+
+    def _mounts(self, state: ContainerState, values: tuple[str, ...]) -> bool:
+        """Whether it mounts one of ``values``: a volume's name, a path of the host, or one of the container."""
+        mounts = self._seen.settings(state.id).mounts
+        return any(mount.target in values or (mount.source or None) in values for mount in mounts)
+
     def _image(self, reference: str) -> str | None:
         try:
             return self._seen.images.resolve(check_reference(reference)).image
         except (NotFound, Ambiguous, Invalid):
             return None
+
+
+def summary_of(
+    seen: Seen, listing: Listing, state: ContainerState, paths: Paths, sizes: Sizes | None
+) -> dict[str, Any]:
+    """The entry of ``state`` in the list, with its mounts and its health."""
+    settings = seen.settings(state.id)
+    return container_summary(
+        state,
+        listing.image_name(state),
+        seen.now,
+        sizes,
+        mounts=mount_points(settings, paths),
+        health=health_of(state, settings, seen.supervision(state.id)),
+    )
 
 
 def name_fits(pattern: str, name: str) -> bool:

@@ -15,9 +15,14 @@ import attrs
 from lading.engine.engine import Engine
 from lading.engine.http.message import Request
 from lading.engine.queries import ContainerQueries, ImageQueries
-from lading.events.views import LAYERS, Reader
+from lading.events.settings import ContainerSettings
+from lading.events.upkeep import SupervisionState
+from lading.events.views import LAYERS, SETTINGS, SUPERVISION, Reader
 
 __all__ = ["ImageSize", "Seen", "seen_by"]
+
+_USUAL = ContainerSettings()
+_NOTHING = SupervisionState()
 
 
 @attrs.frozen
@@ -39,6 +44,14 @@ class Seen:
     reader: Reader
     now: int
     headers: tuple[tuple[str, str], ...] = ()
+
+    def settings(self, container: str) -> ContainerSettings:
+        """What the container is allowed and given."""
+        return self.reader.get(SETTINGS, container) or _USUAL
+
+    def supervision(self, container: str) -> SupervisionState:
+        """What supervision remembers of the container."""
+        return self.reader.get(SUPERVISION, container) or _NOTHING
 
     def sizes(self) -> dict[str, ImageSize]:
         """What each image shares with others, by its id, and how many containers are made of it."""

@@ -23,6 +23,7 @@ from lading.engine.api.execs import add_exec_routes
 from lading.engine.api.failures import error_response
 from lading.engine.api.history import add_history_route
 from lading.engine.api.images import add_image_routes
+from lading.engine.api.lifecycle import add_lifecycle_routes
 from lading.engine.api.prunes import add_prune_routes
 from lading.engine.api.pulls import add_pull_routes
 from lading.engine.api.request import API_MAXIMUM, check_version
@@ -86,6 +87,7 @@ def api_handler(engine: Engine) -> Handler:
     add_container_routes(router, engine)
     add_copy_routes(router, engine)
     add_commit_routes(router, engine)
+    add_lifecycle_routes(router, engine)
     add_prune_routes(router, engine)
     add_usage_route(router, engine)
     add_stream_routes(router, engine)

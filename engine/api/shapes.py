@@ -11,8 +11,13 @@ from typing import Any
 
 import attrs
 
+from lading.engine.api.healthshapes import ProbeResult, health_of, health_shape
+from lading.engine.api.settingshapes import health_config, settings_shape
+from lading.engine.api.volumeshapes import host_config_mounts, mount_points
 from lading.engine.api.words import instant, status_line
 from lading.events.container import ContainerState, Phase, status
+from lading.events.settings import ContainerSettings
+from lading.events.upkeep import Health, SupervisionState
 from lading.storage.store import Paths
 
 __all__ = [
@@ -51,7 +56,15 @@ def shown_exit(state: ContainerState) -> int:
 # -- containers ---------------------------------------------------------------------------------------------
 
 
-def container_summary(state: ContainerState, image: str, now: int, sizes: Sizes | None) -> Json:
+def container_summary(
+    state: ContainerState,
+    image: str,
+    now: int,
+    sizes: Sizes | None,
+    *,
+    mounts: Sequence[Json] = (),
+    health: Health = "",
+) -> Json:
     """An entry of the list at ``now`` (nanoseconds UTC); ``image`` is the name to show."""
     spec = state.spec
     return {
@@ -65,15 +78,28 @@ def container_summary(state: ContainerState, image: str, now: int, sizes: Sizes 
         **(sizes.shape() if sizes else {}),
         "Labels": dict(spec.labels),
         "State": status(state),
-        "Status": status_line(state, now),
+        "Status": status_line(state, now, health),
         "HostConfig": {"NetworkMode": spec.network},
         "NetworkSettings": {"Networks": {spec.network: _endpoint()}},
-        "Mounts": [],
+        "Mounts": list(mounts),
     }
 
 
-def container_inspect(state: ContainerState, paths: Paths, runtime: str, sizes: Sizes | None) -> Json:
-    """All of a container; ``runtime`` is the name of the OCI runtime, empty if there is none."""
+def container_inspect(
+    state: ContainerState,
+    settings: ContainerSettings,
+    supervision: SupervisionState,
+    paths: Paths,
+    runtime: str,
+    sizes: Sizes | None,
+    *,
+    cgroup_v2: bool,
+    probes: Sequence[ProbeResult] = (),
+) -> Json:
+    """All of a container; ``runtime`` is the name of the OCI runtime, empty if there is none.
+
+    ``probes``: the last results of its health check, the oldest first.
+    """
     spec = state.spec
     own = paths.container(state.id)
     return {
@@ -81,21 +107,30 @@ def container_inspect(state: ContainerState, paths: Paths, runtime: str, sizes: 
         "Created": instant(state.created_at),
         "Path": spec.args[0],
         "Args": list(spec.args[1:]),
-        "State": _state(state),
+        "State": _state(state, supervision) | health_shape(health_of(state, settings, supervision), probes),
         "Image": spec.image,
         "ResolvConfPath": str(paths.bundle(state.id) / "resolv.conf"),
         "HostnamePath": str(paths.bundle(state.id) / "hostname"),
         "HostsPath": str(paths.bundle(state.id) / "hosts"),
         "LogPath": str(own / "output"),
         "Name": f"/{state.name}",
-        "RestartCount": 0,
+        "RestartCount": supervision.restarts,
         "Driver": "overlay2",
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": None,
-        "HostConfig": _host_config(state, runtime),
+        "HostConfig": {
+            **settings_shape(settings, cgroup_v2=cgroup_v2),
+            **host_config_mounts(settings),
+            "VolumesFrom": None,
+            "VolumeDriver": "",
+            "NetworkMode": spec.network,
+            "AutoRemove": spec.auto_remove,
+            "ReadonlyRootfs": spec.read_only,
+            "Runtime": runtime,
+        },
         "GraphDriver": {
             "Name": "overlay2",
             "Data": {
@@ -107,27 +142,28 @@ def container_inspect(state: ContainerState, paths: Paths, runtime: str, sizes: 
             },
         },
         **(sizes.shape() if sizes else {}),
-        "Mounts": [],
+        "Mounts": mount_points(settings, paths),
         "Config": {
             "Hostname": spec.hostname,
-            "Domainname": "",
+            "Domainname": settings.domainname,
             "User": spec.user,
             "AttachStdin": spec.stdin_once,
             "AttachStdout": True,
             "AttachStderr": True,
-            "Tty": False,
+            "Tty": settings.tty,
             "OpenStdin": spec.open_stdin,
             "StdinOnce": spec.stdin_once,
             "Env": list(spec.env),
             "Cmd": list(spec.cmd) or None,
             "Image": spec.image_name,
-            "Volumes": None,
+            "Volumes": {target: {} for target in settings.volumes} or None,
             "WorkingDir": spec.working_dir,
             "Entrypoint": list(spec.entrypoint) or None,
             "OnBuild": None,
             "Labels": dict(spec.labels),
             "StopSignal": spec.stop_signal,
             "StopTimeout": spec.stop_timeout,
+            **health_config(settings.health),
         },
         "NetworkSettings": {
             "Bridge": "",
@@ -152,59 +188,20 @@ def container_inspect(state: ContainerState, paths: Paths, runtime: str, sizes: 
     }
 
 
-def _state(state: ContainerState) -> Json:
+def _state(state: ContainerState, supervision: SupervisionState) -> Json:
     word = status(state)
-    running = word == "running"
     return {
         "Status": word,
-        "Running": running,
-        "Paused": False,
-        "Restarting": False,
-        "OOMKilled": False,
+        "Running": word in ("running", "paused", "restarting"),  # all three are up in Docker's eyes
+        "Paused": word == "paused",
+        "Restarting": word == "restarting",
+        "OOMKilled": supervision.oom,
         "Dead": word == "dead",
         "Pid": state.process.pid if state.process else 0,
-        "ExitCode": 0 if running else shown_exit(state),
+        "ExitCode": 0 if word in ("running", "paused") else shown_exit(state),
         "Error": state.error,
         "StartedAt": instant(state.started_at),
         "FinishedAt": instant(state.finished_at),
-    }
-
-
-def _host_config(state: ContainerState, runtime: str) -> Json:
-    spec = state.spec
-    return {
-        **_each(
-            "Binds CapAdd CapDrop ExtraHosts GroupAdd Links VolumesFrom SecurityOpt Devices DeviceCgroupRules "
-            "DeviceRequests Ulimits BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps BlkioDeviceReadIOps "
-            "BlkioDeviceWriteIOps MemorySwappiness OomKillDisable PidsLimit",
-            None,
-        ),
-        **_each(
-            "OomScoreAdj CpuShares Memory NanoCpus BlkioWeight CpuPeriod CpuQuota CpuRealtimePeriod "
-            "CpuRealtimeRuntime MemoryReservation MemorySwap CpuCount CpuPercent IOMaximumIOps IOMaximumBandwidth",
-            0,
-        ),
-        **_each("ContainerIDFile VolumeDriver Cgroup CgroupParent PidMode UTSMode Isolation", ""),
-        **_each("CpusetCpus CpusetMems", ""),
-        "LogConfig": {"Type": "json-file", "Config": {}},
-        "NetworkMode": spec.network,
-        "PortBindings": {},
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
-        "AutoRemove": spec.auto_remove,
-        "ConsoleSize": [0, 0],
-        "CgroupnsMode": "",
-        "Dns": [],
-        "DnsOptions": [],
-        "DnsSearch": [],
-        "IpcMode": "private",
-        "Privileged": False,
-        "PublishAllPorts": False,
-        "ReadonlyRootfs": spec.read_only,
-        "UsernsMode": "",
-        "ShmSize": 64 << 20,
-        "Runtime": runtime,
-        "MaskedPaths": None,
-        "ReadonlyPaths": None,
     }
 
 

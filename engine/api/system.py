@@ -93,9 +93,9 @@ class _System:
             {
                 "ID": engine.store.identity,
                 "Containers": len(states),
-                "ContainersRunning": count["running"],
-                "ContainersPaused": 0,
-                "ContainersStopped": len(states) - count["running"],
+                "ContainersRunning": count["running"] + count["restarting"],
+                "ContainersPaused": count["paused"],
+                "ContainersStopped": len(states) - count["running"] - count["paused"] - count["restarting"],
                 "Images": len(engine.images.list()),
                 "Driver": "overlay2",
                 "DriverStatus": [["Log position", str(engine.log.position)]],

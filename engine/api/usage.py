@@ -13,9 +13,9 @@ from typing import Any, Final
 import trio
 
 from lading.engine.api.imageshapes import image_summary
-from lading.engine.api.listing import Listing
+from lading.engine.api.listing import Listing, summary_of
 from lading.engine.api.past import Seen, seen_by
-from lading.engine.api.shapes import Sizes, container_summary
+from lading.engine.api.shapes import Sizes
 from lading.engine.api.volumeshapes import volume_shape
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
@@ -72,7 +72,7 @@ class _Usage:
             image = seen.reader.get(IMAGES, state.spec.image)
             writable = await trio.to_thread.run_sync(measure_writable, self._engine.core.paths, state.id)
             sizes = Sizes(writable, writable + (image.size if image else 0))
-            shown.append(container_summary(state, listing.image_name(state), seen.now, sizes))
+            shown.append(summary_of(seen, listing, state, self._engine.core.paths, sizes))
         return shown
 
 

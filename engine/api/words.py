@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from lading.events.container import ContainerState, status
 from lading.events.errors import Invalid
+from lading.events.upkeep import Health
 
 __all__ = ["human_duration", "instant", "parse_created", "parse_instant", "parse_past", "stamp", "status_line"]
 
@@ -40,13 +41,18 @@ def human_duration(nanoseconds: int) -> str:
     return f"{hours // (24 * 365)} years"
 
 
-def status_line(state: ContainerState, now: int) -> str:
+def status_line(state: ContainerState, now: int, health: Health = "") -> str:
     """The STATUS column of ``docker ps`` at ``now`` (nanoseconds UTC)."""
+    code = 255 if state.exit_code is None else state.exit_code
     match status(state):
         case "running":
-            return f"Up {human_duration(now - state.started_at)}"
+            known = {"": "", "starting": " (health: starting)"}.get(health, f" ({health})")
+            return f"Up {human_duration(now - state.started_at)}{known}"
+        case "paused":
+            return f"Up {human_duration(now - state.started_at)} (Paused)"
+        case "restarting":
+            return f"Restarting ({code}) {human_duration(now - state.finished_at)} ago"
         case "exited":
-            code = 255 if state.exit_code is None else state.exit_code
             return f"Exited ({code}) {human_duration(now - state.finished_at)} ago"
         case "removing":
             return "Removal In Progress"

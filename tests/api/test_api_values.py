@@ -1,43 +1,17 @@
-"""The API's pure parts: Docker's words for times, changes of an import, name filters, and what create refuses."""
+"""The API's pure parts: Docker's words for times, changes of an import, and name filters."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
-from lading.engine.api.create import parse_create
 from lading.engine.api.listing import name_fits
 from lading.engine.api.words import human_duration, instant, parse_instant, stamp
-from lading.engine.http.message import HttpError
 from lading.events.dockerfilechanges import apply_changes
 from lading.events.errors import Invalid
 from lading.events.image import ImageConfig
 
 SECOND = 10**9
 HOUR = 3600 * SECOND
-
-# What `docker create busybox echo hi` of client 28.2.2 sends, every field of it.
-STOCK = json.loads("""
-{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":true,"AttachStderr":true,"Tty":false,
-"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":["echo","hi"],"Image":"busybox","Volumes":{},"WorkingDir":"",
-"Entrypoint":null,"OnBuild":null,"Labels":{},"HostConfig":{"Binds":null,"ContainerIDFile":"",
-"LogConfig":{"Type":"","Config":{}},"NetworkMode":"default","PortBindings":{},
-"RestartPolicy":{"Name":"no","MaximumRetryCount":0},"AutoRemove":false,"VolumeDriver":"","VolumesFrom":null,
-"ConsoleSize":[0,0],"CapAdd":null,"CapDrop":null,"CgroupnsMode":"","Dns":[],"DnsOptions":[],"DnsSearch":[],
-"ExtraHosts":null,"GroupAdd":null,"IpcMode":"","Cgroup":"","Links":null,"OomScoreAdj":0,"PidMode":"",
-"Privileged":false,"PublishAllPorts":false,"ReadonlyRootfs":false,"SecurityOpt":null,"UTSMode":"","UsernsMode":"",
-"ShmSize":0,"Isolation":"","CpuShares":0,"Memory":0,"NanoCpus":0,"CgroupParent":"","BlkioWeight":0,
-"BlkioWeightDevice":[],"BlkioDeviceReadBps":[],"BlkioDeviceWriteBps":[],"BlkioDeviceReadIOps":[],
-"BlkioDeviceWriteIOps":[],"CpuPeriod":0,"CpuQuota":0,"CpuRealtimePeriod":0,"CpuRealtimeRuntime":0,"CpusetCpus":"",
-"CpusetMems":"","Devices":[],"DeviceCgroupRules":null,"DeviceRequests":null,"MemoryReservation":0,"MemorySwap":0,
-"MemorySwappiness":-1,"OomKillDisable":false,"PidsLimit":0,"Ulimits":[],"CpuCount":0,"CpuPercent":0,
-"IOMaximumIOps":0,"IOMaximumBandwidth":0,"MaskedPaths":null,"ReadonlyPaths":null},
-"NetworkingConfig":{"EndpointsConfig":{"default":{"IPAMConfig":null,"Links":null,"Aliases":null,"MacAddress":"",
-"DriverOpts":null,"GwPriority":0,"NetworkID":"","EndpointID":"","Gateway":"","IPAddress":"","IPPrefixLen":0,
-"IPv6Gateway":"","GlobalIPv6Address":"","GlobalIPv6PrefixLen":0,"DNSNames":null}}}}
-""")
 
 
 @pytest.mark.parametrize(
@@ -141,97 +115,3 @@ def test_a_change_that_is_not_one_is_refused(change: str) -> None:
 )  # fmt: skip
 def test_a_name_filter_is_a_part_of_the_name(pattern: str, fits: bool) -> None:
     assert name_fits(pattern, "web-1") is fits
-
-
-def test_what_the_stock_client_sends_unasked_is_accepted() -> None:
-    made = parse_create(STOCK, cgroup_v2=True)
-    assert (made.recipe.image, made.recipe.command, made.recipe.network) == ("busybox", ("echo", "hi"), "host")
-    assert [("network" in warning) for warning in made.warnings] == [True]
-
-
-ASKED: list[dict[str, Any]] = [
-    {"Tty": True},
-    {"ExposedPorts": {"80/tcp": {}}},
-    {"Volumes": {"/data": {}}},
-    {"Healthcheck": {"Test": ["CMD", "true"]}},
-    {"Domainname": "x"},
-    {"NetworkDisabled": True},
-    {"Shell": ["/bin/sh"]},
-    {"tty": True},
-    {"SomethingNew": 1},
-]
-HOST_ASKED: list[dict[str, Any]] = [
-    {"Binds": ["/:/host"]},
-    {"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]},
-    {"Tmpfs": {"/x": ""}},
-    {"PortBindings": {"80/tcp": [{"HostPort": "80"}]}},
-    {"PublishAllPorts": True},
-    {"RestartPolicy": {"Name": "always"}},
-    {"Privileged": True},
-    {"privileged": True},
-    {"CapAdd": ["SYS_ADMIN"]},
-    {"CapDrop": ["ALL"]},
-    {"Memory": 1},
-    {"NanoCpus": 1},
-    {"PidsLimit": 5},
-    {"Devices": [{"PathOnHost": "/dev/kvm"}]},
-    {"DeviceRequests": [{"Count": -1}]},
-    {"SecurityOpt": ["no-new-privileges"]},
-    {"SecurityOpt": [""]},
-    {"MaskedPaths": []},
-    {"ReadonlyPaths": []},
-    {"PidMode": "host"},
-    {"IpcMode": "host"},
-    {"UTSMode": "host"},
-    {"CgroupnsMode": "host"},
-    {"Runtime": "other"},
-    {"LogConfig": {"Type": "none"}},
-    {"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}},
-    {"Init": True},
-    {"Annotations": {"run.oci.handler": "krun"}},
-    {"Sysctls": {"net.ipv4.ip_forward": "1"}},
-    {"OomScoreAdj": -1000},
-    {"SomethingNew": {"deep": [{"er": 1}]}},
-]
-
-
-@pytest.mark.parametrize(
-    "body",
-    [*(STOCK | each for each in ASKED), *(STOCK | {"HostConfig": each} for each in HOST_ASKED)],
-    ids=[*map(str, ASKED), *map(str, HOST_ASKED)],
-)
-def test_nothing_that_is_asked_for_is_silently_left_out(body: dict[str, Any]) -> None:
-    with pytest.raises(HttpError, match="not supported in this release") as refusal:
-        parse_create(body, cgroup_v2=True)
-    assert refusal.value.status == 501
-
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        {"UsernsMode": "host"}, {"IpcMode": "private"}, {"CgroupnsMode": "private"}, {"ShmSize": 64 << 20},
-        {"PidsLimit": -1}, {"MemorySwap": -1}, {"LogConfig": {"Type": "json-file"}}, {"ConsoleSize": [24, 80]},
-        {"ContainerIDFile": "/tmp/id"}, {"RestartPolicy": {"Name": ""}}, {"SomethingNew": {}},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_what_is_the_case_anyway_may_be_asked_for(host: dict[str, Any]) -> None:
-    parse_create(STOCK | {"HostConfig": host}, cgroup_v2=True)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {}, {"Image": ""}, {"Image": 5}, {"Image": ["a"]}, {"Cmd": {"a": 1}}, {"Cmd": [1]}, {"Env": "A=1"},
-        {"Env": [1]},
-        {"Labels": {"a": 1}}, {"Labels": ["a"]}, {"User": 5}, {"OpenStdin": "yes"}, {"StopTimeout": 1.5},
-        {"StopTimeout": True}, {"StopTimeout": 1 << 40}, {"HostConfig": []}, {"HostConfig": {"AutoRemove": 1}},
-        {"HostConfig": {"NetworkMode": "bridge"}}, {"HostConfig": {"NetworkMode": "container:x"}},
-        {"NetworkingConfig": {"EndpointsConfig": []}},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_what_is_malformed_is_refused_as_such(body: dict[str, Any]) -> None:
-    with pytest.raises(HttpError) as refusal:
-        parse_create({"Image": "x", **body} if body else {}, cgroup_v2=True)
-    assert refusal.value.status == 400

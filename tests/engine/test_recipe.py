@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lading.engine.recipe import make_recipe, settle_health
+from lading.engine.imagehealth import settle_health
+from lading.engine.recipe import make_recipe
 from lading.events.imageconfig import Healthcheck
 from lading.events.settings import HealthCheck, Resources
 
-IMAGE = Healthcheck(("CMD", "ok"), interval=5, retries=9)
+S = 10**9
+IMAGE = Healthcheck(("CMD", "ok"), interval=5 * S, retries=9)
 USUAL = HealthCheck(("CMD", "x"))
 
 
@@ -19,11 +21,15 @@ USUAL = HealthCheck(("CMD", "x"))
         (None, Healthcheck(), None),
         (None, Healthcheck(("NONE",)), None),
         (HealthCheck(("NONE",)), IMAGE, None),
-        (HealthCheck((), 7, 0, 0, 0, 0), None, None),
-        (None, IMAGE, HealthCheck(("CMD", "ok"), interval=5, retries=9)),
-        (HealthCheck((), 7, 0, 0, 0, 0), IMAGE, HealthCheck(("CMD", "ok"), interval=7, retries=9)),
+        (HealthCheck((), 7 * S, 0, 0, 0, 0), None, None),
+        (None, IMAGE, HealthCheck(("CMD", "ok"), interval=5 * S, retries=9)),
+        (HealthCheck((), 7 * S, 0, 0, 0, 0), IMAGE, HealthCheck(("CMD", "ok"), interval=7 * S, retries=9)),
         (HealthCheck(("CMD", "x"), 0, 0, 0, 0, 0), None, USUAL),
-        (HealthCheck(("CMD", "x"), 0, 0, 3, 0, 0), IMAGE, HealthCheck(("CMD", "x"), 5, start_period=3, retries=9)),
+        (
+            HealthCheck(("CMD", "x"), 0, 0, 3 * S, 0, 0),
+            IMAGE,
+            HealthCheck(("CMD", "x"), 5 * S, start_period=3 * S, retries=9),
+        ),
     ],
 )
 def test_health_is_settled(
