@@ -60,7 +60,7 @@ def with_settings(spec: BundleSpec, settings: ContainerSettings, host: Host) -> 
         additional_gids=tuple(
             dict.fromkeys((*spec.additional_gids, *resolve_groups(spec.rootfs, settings.groups)))
         ),
-        capabilities=host.known(capabilities),
+        capabilities=capabilities & host.capabilities,
         no_new_privileges=settings.no_new_privileges,
         mounts=mounts,
         shm_size=settings.shm_size or DEFAULT_SHM_SIZE,

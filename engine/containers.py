@@ -193,7 +193,7 @@ class Containers:
             check_container_name(name)
         if recipe.settings != ContainerSettings():
             check_settings(recipe.settings, recipe.network)
-            check_host(recipe.settings)
+            check_host(recipe.settings, self.core.host)
         async with self.core.content.using():  # the image's layers stay until the container is there to need them
             image = self._images.resolve(recipe.image)
             spec = attrs.evolve(make_spec(recipe, image), layers=self._images.visible_layers(image))

@@ -18,6 +18,7 @@ from lading.engine.initprogram import find_init
 from lading.engine.ocilinux import Host
 from lading.events.errors import Invalid
 from lading.events.limits import number_list, without
+from lading.events.privileges import capabilities_of
 from lading.events.settings import ContainerSettings, Resources
 
 __all__ = ["check_host", "check_host_resources", "unsupported"]
@@ -53,12 +54,17 @@ _WARNINGS: Final = {
 }
 
 
-def check_host(settings: ContainerSettings) -> None:
+def check_host(settings: ContainerSettings, host: Host) -> None:
     """Raise ``Invalid`` or ``HostError`` for what this machine can't do. Blocks for a look at /sys and /dev.
 
     ``settings`` have passed ``check_settings``.
     """
     check_host_resources(settings.resources)
+    for word in settings.cap_add:
+        if word.upper() != "ALL" and not capabilities_of((word,), ("ALL",)) <= host.capabilities:
+            raise Invalid(
+                "capability to add", word, "the kernel doesn't support it, or the engine itself lacks it"
+            )
     if settings.devices:
         find_devices(settings.devices)
     if settings.init and settings.pid_mode != "host":

@@ -17,6 +17,7 @@ import trio
 from lading.engine import wire
 from lading.engine.keeper_tty import Console
 from lading.engine.launch import launch, open_pipes, wait_orphan, wait_runtime
+from lading.storage.cgroups import kill_all, oom_kills
 from lading.storage.output import CHUNK, append_chunk
 from lading.storage.procfs import boot_id, has_executed, start_ticks
 
@@ -53,6 +54,9 @@ class Run:
         self._wrote = 0
         self._first_error = b""
         self._console: Console | None = None
+        self._cgroup: str = message["cgroup"]
+        self._leaves: bool = message["leaves"]
+        self._oom = False
 
     def describe(self) -> dict[str, Any]:
         """The run in message ``hello``."""
@@ -109,12 +113,13 @@ class Run:
             "pid": self._pid,
             "ticks": self._ticks,
             "boot": boot_id(),
+            "oom": self._oom,
         }
         if has_engine():
             write_record(self._ask["note"], self.exit, sync=False)
         else:
             self.make_durable()
-        self._tell({"op": "exited", "id": self.id, "run": self.number, "code": code, "at": now})
+        self._tell({"op": "exited", "id": self.id, "run": self.number, "code": code, "at": now, "oom": self._oom})
 
     def make_durable(self) -> None:
         """Write the exit record to disk: nobody is there to take it."""
@@ -184,14 +189,18 @@ class Run:
             pumps.start_soon(self._pump, 1, out)
             pumps.start_soon(self._pump, 2, err)
             pumps.start_soon(self._see_start)
+            if self._cgroup and not self._leaves:
+                pumps.start_soon(self._end_others_first)
             if self._console is not None:
                 pumps.start_soon(self._console.receive)
                 pumps.start_soon(self._console.pump, partial(self._take, 1), self._over.is_set, CHUNK)
             code = await wait_runtime(self._runtime, pidfd)
             if self._console is not None:
                 self._console.give_up()
-            if code < 0 or (code == 0 and self._console is not None and self._ask["tty"]["detaches"]):
+            if code < 0 or (code == 0 and self._leaves):
                 code = await self._adopt(code)
+            if self._leaves and self._cgroup:
+                await self._end_others()
             self._over.set()
             pumps.cancel_scope.deadline = trio.current_time() + _DRAIN
         return code
@@ -201,6 +210,31 @@ class Run:
         self.read_pid()
         status = await wait_orphan(self._pid, self._ticks)
         return status if status is not None else 128 - code
+
+    async def _end_others_first(self) -> None:
+        """When the first process has ended, end what the runtime waits for: it reaps them, and leaves after."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_over, nursery.cancel_scope)
+            await self._pid_known.wait()
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(self._pid)
+                try:
+                    await trio.lowlevel.wait_readable(pidfd)
+                finally:
+                    os.close(pidfd)
+            await self._end_others()
+            nursery.cancel_scope.cancel()
+
+    async def _end_others(self) -> None:
+        """The first process has ended: look how it fared, and end what else is in the cgroup, if anything is."""
+        self._oom = oom_kills(self._cgroup) > 0
+        pause = 0.0005
+        others: set[int] = set()
+        with trio.move_on_after(_DRAIN):
+            while others := others | kill_all(self._cgroup):
+                others = {pid for pid in others if not _is_reaped(pid)}
+                await trio.sleep(pause)
+                pause *= 2
 
     async def _pump(self, stream: int, fd: int) -> None:
         async with trio.lowlevel.FdStream(fd) as pipe:
@@ -234,7 +268,8 @@ class Run:
             await self._pid_known.wait()
             give_up = trio.current_time() + _EXECUTED
             pause = 0.0005
-            while (executed := has_executed(self._pid, self._runtime)) is False:
+            argv = self._ask["argv"] if self._leaves else ()
+            while (executed := has_executed(self._pid, self._runtime, argv)) is False:
                 if trio.current_time() > give_up:
                     executed = True
                     break
@@ -278,6 +313,14 @@ class Run:
             errors = [entry for line in lines if (entry := json.loads(line)).get("level") in ("error", "fatal")]
             return str(errors[-1]["msg"])
         return said or f"the runtime ended with {code} and said nothing"
+
+
+def _is_reaped(pid: int) -> bool:
+    """Reap ``pid`` if it is a dead child of ours; False if it has yet to die. Who else has it, has to reap it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 def write_record(path: str, record: dict[str, Any], *, sync: bool) -> None:

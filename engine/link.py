@@ -41,7 +41,8 @@ class KeptRun:
 
     ``begun`` is set when it started, failed or was lost; ``ended`` when it exited, failed or was lost.
     ``pid`` and ``ticks`` are set by a start; ``failed`` says why there was none; ``code`` and ``at`` are the
-    exit. ``lost``: the keeper is gone and what became of the run has to be found out.
+    exit, ``oom`` that something in it was killed for want of memory. ``lost``: the keeper is gone and what
+    became of the run has to be found out.
     """
 
     id: str
@@ -53,6 +54,7 @@ class KeptRun:
     failed: str | None = None
     code: int | None = None
     at: int = 0
+    oom: bool = False
     lost: bool = False
 
 
@@ -180,6 +182,7 @@ class Link:
                 kept.begun.set()
             if run["exit"] is not None:
                 kept.code, kept.at = run["exit"]["code"], run["exit"]["at"]
+                kept.oom = run["exit"].get("oom", False)
                 kept.ended.set()
         self.execs.found(hello["execs"])
         self._stream = stream
@@ -283,7 +286,7 @@ class Link:
                 kept.failed = message["why"]
                 self._end(kept)
             case "exited":
-                kept.code, kept.at = message["code"], message["at"]
+                kept.code, kept.at, kept.oom = message["code"], message["at"], message.get("oom", False)
                 self._end(kept)
             case "wrote":
                 self.wake(kept.id)

@@ -25,7 +25,7 @@ def observe(paths: Paths, state: ContainerState, kept: KeptRun | None) -> Seen:
     has_it = kept is not None and kept.run == state.run
     exit_seen = None
     if kept is not None and kept.ended.is_set() and kept.code is not None and process is not None:
-        exit_seen = ExitSeen(kept.run, kept.code, kept.at, process)
+        exit_seen = ExitSeen(kept.run, kept.code, kept.at, process, kept.oom)
     elif not has_it:
         exit_seen = _exit_record(paths, state.id)
     # else the keeper is about to tell, and a record that it has written just now is its supervisor's to hear of
@@ -45,7 +45,7 @@ def _exit_record(paths: Paths, container: str) -> ExitSeen | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(path.read_bytes())
             process = ProcessId(record["boot"], record["pid"], record["ticks"])
-            return ExitSeen(record["run"], record["code"], record["at"], process)
+            return ExitSeen(record["run"], record["code"], record["at"], process, record.get("oom", False))
     return None
 
 

@@ -73,7 +73,7 @@ class Host:
     ``machine`` is ``uname -m`` and ``kernel`` its ``(major, minor)``. ``cgroup_v2`` says that cgroup v2 is
     the only hierarchy. ``masked_paths`` are those to mask on this machine besides the fixed ones, and
     ``sysctls`` those of a new network namespace that this kernel has. ``missing``: the fields of ``Resources``
-    that this kernel has no limits for. ``last_capability``: the number of the last one that it knows.
+    that this kernel has no limits for. ``capabilities``: those that the engine has, and so can give.
     """
 
     machine: str
@@ -82,7 +82,7 @@ class Host:
     masked_paths: tuple[str, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = _NETWORK_SYSCTLS
     missing: frozenset[str] = frozenset()
-    last_capability: int = len(CAPABILITIES) - 1
+    capabilities: frozenset[str] = frozenset(CAPABILITIES)
 
     @classmethod
     def probe(cls) -> Host:
@@ -104,12 +104,15 @@ class Host:
                 if os.path.exists("/proc/sys/" + name.replace(".", "/"))
             ),
             missing=missing_limits(),
-            last_capability=int(Path("/proc/sys/kernel/cap_last_cap").read_bytes()),
+            capabilities=_held_capabilities(),
         )
 
-    def known(self, capabilities: frozenset[str]) -> frozenset[str]:
-        """Those of ``capabilities`` that this kernel knows."""
-        return capabilities - frozenset(CAPABILITIES[self.last_capability + 1 :])
+
+def _held_capabilities() -> frozenset[str]:
+    """The bounding set of this process (proc(5)); of a kernel that knows fewer, the others are not in it."""
+    with open("/proc/self/status", "rb") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith(b"CapBnd:"))
+    return frozenset(name for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
 
 
 @attrs.frozen

@@ -55,15 +55,19 @@ class Runtime:
         """
         return self.name == "runc"
 
-    def run(self, container: str, bundle: str, pid_file: str, log: str, console: str = "") -> list[str]:
+    def run(
+        self, container: str, bundle: str, pid_file: str, log: str, console: str = "", *, detach: bool = False
+    ) -> list[str]:
         """The command that runs ``container`` in the foreground and ends with its exit code.
 
-        ``console``: the socket to send its terminal's master to, if it has one; see ``detaches``.
+        ``console``: the socket to send its terminal's master to, if it has one. With ``detach`` it ends once the
+        command runs: the container is then a child of whoever adopts orphans, and its cgroup is there until
+        ``delete``. See ``detaches`` for when that has to be.
         """
         return [
             *self.base(log),
             "run",
-            *(["--detach"] if console and self.detaches else []),
+            *(["--detach"] if detach else []),
             *_console(console),
             "--bundle",
             bundle,

@@ -29,6 +29,7 @@ from lading.engine.mounting import mounted_bundle, release_volumes
 from lading.engine.observe import drop_exit_record, observe
 from lading.engine.remains import end_remains
 from lading.engine.restarts import follow_up
+from lading.engine.runtime import cgroup_of
 from lading.events.commands import StopContainer
 from lading.events.container import (
     ContainerEvent,
@@ -107,6 +108,10 @@ class Supervisor:
                 bundle = await mounted_bundle(core, state, settings, runtime, self._caller)
             else:
                 bundle = make_bundle(core.paths, state, settings, core.host, runtime)
+            # A runtime that stays takes the cgroup away, with what it tells of memory, before anybody could look.
+            # One in the host's pid namespace may have to be ended piece by piece; crun, if it stays, reaps them.
+            limited, shared = settings.resources.memory > 0, settings.pid_mode == "host"
+            leaves = limited or (shared and runtime.name != "crun") or (settings.tty and runtime.detaches)
             own = os.fspath(core.paths.container(self.id))
             console = f"{core.paths.run}/execs/{self.id[:16]}.tty" if settings.tty else ""
             pid_file = f"{core.paths.run}/pids/{self.id}"
@@ -114,7 +119,7 @@ class Supervisor:
                 {
                     "id": self.id,
                     "run": self.run_number,
-                    "argv": runtime.run(self.id, bundle, pid_file, f"{bundle}/log", console),
+                    "argv": runtime.run(self.id, bundle, pid_file, f"{bundle}/log", console, detach=leaves),
                     "log": f"{bundle}/log",
                     "output": f"{own}/output",
                     "exit": f"{own}/exit",
@@ -123,6 +128,8 @@ class Supervisor:
                     "stop_signal": signal_number(self._spec.stop_signal),
                     "stop_timeout": self._spec.stop_timeout,
                     "tty": core.terminal(self.id, console, runtime) if console else None,
+                    "cgroup": f"{cgroup_of(core.paths)}/{self.id}" if limited or shared else "",
+                    "leaves": leaves,
                 }
             )
         except LadingError as error:
@@ -152,7 +159,7 @@ class Supervisor:
             started = Started(self.run_number, self.process)
             if kept.ended.is_set() and not kept.lost:
                 if self.again is None and self._core.log.get(SETTINGS, self.id) is None:
-                    await self._record(started, Exited(self.run_number, kept.code, kept.at))
+                    await self._record(started, Exited(self.run_number, kept.code, kept.at, oom=kept.oom))
                     self._over(kept.code)
                     self._core.link.forget(kept)
                 else:
@@ -234,7 +241,7 @@ class Supervisor:
 
     async def _record_exit(self, kept: KeptRun) -> None:
         """Record how the run ended, together with what follows from it."""
-        await self._record_end(Exited(self.run_number, kept.code, kept.at))
+        await self._record_end(Exited(self.run_number, kept.code, kept.at, oom=kept.oom))
         self._over(kept.code)
         self._core.link.forget(kept)
 

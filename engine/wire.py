@@ -2,7 +2,8 @@
 
 Engine to keeper::
 
-    {op: "run", id, run, argv, log, output, exit, note, stdin, stop_signal, stop_timeout, watch, tty?}
+    {op: "run", id, run, argv, log, output, exit, note, stdin, stop_signal, stop_timeout, watch, tty?, cgroup,
+     leaves}
     {op: "forget", id, run}       the exit is in the log: drop the run
     {op: "watch", id, on}         tell, or stop telling, when output grows
     {op: "policy", on_exit}       "leave" or "stop" the containers when the engine goes
@@ -16,7 +17,7 @@ Keeper to engine::
     {op: "hello", pid, runs: [{id, run, pid, ticks, exit?}], execs: [{id, pid, ticks, exit?}]}     once, first
     {op: "started", id, run, pid, ticks}
     {op: "failed", id, run, why}
-    {op: "exited", id, run, code, at}
+    {op: "exited", id, run, code, at, oom}
     {op: "wrote", id}
     {op: "exec-tty", id, fds}     with its terminal's master
     {op: "exec-started", id, pid, ticks}
@@ -25,6 +26,10 @@ Keeper to engine::
 ``tty`` is null, or {path, rows, columns, detaches}: where the runtime sends the terminal's master, the size that
 it gets (0, 0: none), and whether the runtime leaves once it has started the command. ``fds``: how many descriptors
 come with the message (``fdpass``).
+
+``cgroup`` is where it may be seen that something was killed for want of memory (``oom``), and what there still is
+when the container's first process has ended; that is killed, too. Empty: nobody looks. With ``leaves`` the runtime
+leaves once the command runs, so that the cgroup stays, and the keeper waits for that first process itself.
 
 A connection whose first message is ``{op: "stdin", id}`` feeds that container's standard input, with the pipe's
 own back-pressure: ``{op: "data", data}`` as often as wanted, and ``{op: "end"}``. That it is closed means nothing.

@@ -17,12 +17,13 @@ __all__ = ["ExitSeen", "Seen", "recover"]
 
 @attrs.frozen
 class ExitSeen:
-    """An exit that the keeper saw: of run ``run``, with ``code``, at ``at`` (nanoseconds UTC)."""
+    """An exit that the keeper saw: of run ``run``, with ``code``, at ``at`` (nanoseconds UTC); ``Exited.oom``."""
 
     run: int
     code: int
     at: int
     process: ProcessId
+    oom: bool = False
 
 
 @attrs.frozen
@@ -58,7 +59,7 @@ def _finish_start(state: ContainerState, seen: Seen) -> tuple[ContainerEvent, ..
     if seen.exit is not None and seen.exit.run == state.run:
         return (
             Started(state.run, seen.exit.process),
-            Exited(state.run, seen.exit.code, seen.exit.at),
+            Exited(state.run, seen.exit.code, seen.exit.at, oom=seen.exit.oom),
         )
     if seen.kept_run == state.run:
         return () if seen.kept is None else (Started(state.run, seen.kept),)
@@ -67,7 +68,7 @@ def _finish_start(state: ContainerState, seen: Seen) -> tuple[ContainerEvent, ..
 
 def _finish_run(run: int, process: ProcessId, seen: Seen) -> tuple[ContainerEvent, ...]:
     if seen.exit is not None and seen.exit.run == run:
-        return (Exited(run, seen.exit.code, seen.exit.at),)
+        return (Exited(run, seen.exit.code, seen.exit.at, oom=seen.exit.oom),)
     if seen.kept_run == run and seen.kept is not None:
         return ()
     if process.boot != seen.boot:

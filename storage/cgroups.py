@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 from pathlib import Path
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "cgroup_mounts",
     "controller_mounts",
     "in_cgroup",
+    "kill_all",
     "missing_limits",
+    "oom_kills",
     "processes_in",
     "remove_cgroup",
 ]
@@ -114,6 +117,33 @@ def processes_in(cgroup: str) -> set[int]:
         with contextlib.suppress(OSError):
             found.update(int(line) for line in (mount / cgroup.lstrip("/") / "cgroup.procs").read_text().split())
     return found
+
+
+def kill_all(cgroup: str) -> set[int]:
+    """Send SIGKILL to every process in ``cgroup``; which they were. The root is nobody's to kill."""
+    if not cgroup.strip("/"):
+        raise ValueError(f"{cgroup!r} is no container's cgroup")
+    found = processes_in(cgroup)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def oom_kills(cgroup: str) -> int:
+    """How many processes of ``cgroup``, or below it, the kernel has killed for want of memory; 0 if it is gone.
+
+    v1's memory.oom_control (memory.rst, since Linux 4.13), v2's memory.events (cgroup-v2.rst).
+    """
+    mounts = controller_mounts()
+    unified = "memory" not in mounts
+    top = mounts.get("unified" if unified else "memory", Path("/")) / cgroup.lstrip("/")
+    name = "memory.events" if unified else "memory.oom_control"
+    count = 0
+    for directory in [os.fspath(top)] if unified else [place for place, _, _ in os.walk(top)]:
+        with contextlib.suppress(OSError), open(f"{directory}/{name}", encoding="ascii") as file:
+            count += sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+    return count
 
 
 def remove_cgroup(cgroup: str, *, below: bool = True) -> None:

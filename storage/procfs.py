@@ -8,6 +8,7 @@ import errno
 import functools
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from lading.events.spec import ProcessId
@@ -68,11 +69,12 @@ def send_signal(process: ProcessId, number: int) -> bool:
     return False
 
 
-def has_executed(pid: int, runtime: int) -> bool | None:
+def has_executed(pid: int, runtime: int, argv: Sequence[str] = ()) -> bool | None:
     """Whether ``pid``, made by the OCI runtime process ``runtime``, runs the container's command yet.
 
     Until then it still executes the runtime's own binary (crun), or is called ``runc:[2:INIT]``. None when it
-    is gone or a zombie, which tells nothing.
+    is gone or a zombie, which tells nothing. ``argv``: the runtime's command line, for one that may have left
+    before what it made is executed.
     """
     try:
         mine = os.stat(f"/proc/{pid}/exe")
@@ -84,8 +86,16 @@ def has_executed(pid: int, runtime: int) -> bool | None:
     try:
         theirs = os.stat(f"/proc/{runtime}/exe")
     except (FileNotFoundError, ProcessLookupError):
-        return True  # the runtime was killed, and what it made lives on
+        return not argv or _command_line(pid) != argv  # the runtime is gone, and what it made lives on
     return (mine.st_dev, mine.st_ino) != (theirs.st_dev, theirs.st_ino)
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def processes_naming(argument: str) -> list[int]:
