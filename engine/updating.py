@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from lading.engine.core import Caller
+from lading.engine.hostchecks import check_host_resources
+from lading.engine.limits import apply_resources
 from lading.events.commands import UpdateContainer, decide
-from lading.events.errors import Invalid
+from lading.events.errors import HostError, Invalid
 from lading.events.ids import ContainerId
+from lading.events.limits import check_resources
 from lading.events.settings import Resources, RestartPolicy
 
 if TYPE_CHECKING:
@@ -27,7 +31,7 @@ async def update(
 ) -> None:
     """Carry out what ``Container.update`` promises.
 
-    Limits are those of its next start.
+    A crash between the kernel and the record leaves a container with limits that it has until it ends.
     """
     core = containers.core
     supervisor = await containers.supervisor(container)
@@ -37,7 +41,20 @@ async def update(
     decide(state, command)
     if command.restart.name != "no" and state.spec.auto_remove:
         raise Invalid("restart policy", command.restart.name, "the container is removed when it ends")
-    if supervisor is not None and command.resources != known.resources:
-        raise Invalid("resources", container, "a running container keeps its limits; stop it first")
+    changed = command.resources != known.resources
+    if changed:
+        check_resources(command.resources)
+        check_host_resources(command.resources)
     with trio.CancelScope(shield=True):
-        await containers.command(container, command, caller)
+        live = changed and supervisor is not None
+        if live:
+            await trio.to_thread.run_sync(
+                apply_resources, core.paths, container, command.resources, known.resources
+            )
+        try:
+            await containers.command(container, command, caller)
+        except BaseException:
+            if live:
+                with suppress(HostError):  # it has ended
+                    apply_resources(core.paths, container, known.resources, command.resources)
+            raise
