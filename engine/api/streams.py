@@ -99,7 +99,9 @@ class _Streams:
                     return  # what is in the file is the runtime's, and on its way out
                 async with open_bare_nursery() as nursery:
                     if supervisor is not None and query.flag("stdin") and state.spec.open_stdin:
-                        nursery.start_soon(self._feed, supervisor, state.spec.stdin_once, client)
+                        # Who leaves a terminal may come back to it: that is no end of its input, as in Docker.
+                        once = state.spec.stdin_once and not raw
+                        nursery.start_soon(self._feed, supervisor, once, client)
                     await _pump(reader, shape, client.send_all)
                     nursery.cancel_scope.cancel()
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lading.engine.http.client import Client, ClientResponse
     from lading.engine.http.exchange import HijackedStream
 
-__all__ = ["PullPolicy", "Run", "copy_streams"]
+__all__ = ["PullPolicy", "Run", "copy_raw", "copy_streams", "stream_chunks"]
 
 PullPolicy = Literal["always", "missing", "never"]
 """When a run gets its image from the registry."""
@@ -44,7 +44,10 @@ _PATIENCE_OF_USERS = 3
 
 @attrs.define(eq=False)
 class Run:
-    """One ``lading run``. ``request`` is the body of the creation; ``platform`` goes with it and with a pull."""
+    """One ``lading run``. ``request`` is the body of the creation; ``platform`` goes with it and with a pull.
+
+    ``keys``: what a user types on a terminal to leave the container running.
+    """
 
     place: Place
     name: str | None
@@ -52,6 +55,7 @@ class Run:
     detach: bool
     pull: PullPolicy = "missing"
     platform: str | None = None
+    keys: bytes = b"\x10\x11"
     _client: Client = attrs.field(init=False)
     _id: str = ""
     _started: bool = False
@@ -120,12 +124,22 @@ class Run:
             self._started = True
             for number in self._held:
                 await self._send_signal(number)
-            if self.request["AttachStdin"]:
-                nursery.start_soon(self._copy_stdin, stream)
-            await copy_streams(_chunks(stream))
+            if await self._talk(stream):
+                await waiting.aclose()
+                return 0
             code = await self._outcome(waiting)
             nursery.cancel_scope.cancel()
         return code
+
+    async def _talk(self, stream: HijackedStream) -> bool:
+        """Copy both ways, until the container's end (False) or until the user leaves it (True)."""
+        from lading.engine.cli.sessions import talk
+
+        async def resize(rows: int, columns: int) -> None:
+            await post(self._client, "containers", self._id, "resize", h=rows, w=columns)
+
+        tty, stdin = self.request.get("Tty", False), self.request["AttachStdin"]
+        return await talk(stream, tty=tty, stdin=stdin, keys=self.keys, resize=resize)
 
     def _stdin_query(self) -> dict[str, int]:
         return {"stdin": 1} if self.request["AttachStdin"] else {}
@@ -181,17 +195,6 @@ class Run:
         except (HttpError, HostError):
             return  # it just ended, or the engine did; waiting for it tells which
 
-    async def _copy_stdin(self, stream: HijackedStream) -> None:
-        try:
-            while data := await trio.to_thread.run_sync(os.read, 0, _CHUNK, abandon_on_cancel=True):
-                await stream.send_all(data)
-            await stream.send_eof()
-        except trio.BrokenResourceError:
-            return  # the container reads no more
-        except OSError as error:
-            say_error(f"standard input can't be read: {message_of(error)}")
-            await stream.send_eof()
-
 
 def _code_of(message: str) -> int:
     """The exit code for a start that failed, from the words that Docker's clients look for."""
@@ -201,12 +204,19 @@ def _code_of(message: str) -> int:
     return 126 if any(words in text for words in ("permission denied", "is a directory")) else _ENGINE_FAILED
 
 
-async def _chunks(stream: HijackedStream) -> AsyncIterator[bytes]:
+async def stream_chunks(stream: HijackedStream) -> AsyncIterator[bytes]:
+    """What comes, until it ends or the engine goes."""
     try:
         while data := await stream.receive_some(_CHUNK):
             yield data
     except trio.BrokenResourceError:
         return  # the engine went; whoever waits for the container hears of it
+
+
+async def copy_raw(source: AsyncIterator[bytes]) -> None:
+    """Write what a terminal printed to standard output until it ends."""
+    async for data in source:
+        await trio.to_thread.run_sync(_write_all, 1, data, abandon_on_cancel=True)
 
 
 async def copy_streams(source: AsyncIterator[bytes]) -> None:

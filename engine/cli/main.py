@@ -21,6 +21,7 @@ from lading.engine.cli import copy as cli_copy
 from lading.engine.cli import df as cli_df
 from lading.engine.cli import diff as cli_diff
 from lading.engine.cli import doctor as cli_doctor
+from lading.engine.cli import exec as cli_exec
 from lading.engine.cli import follow as cli_follow
 from lading.engine.cli import imagegroup as cli_imagegroup
 from lading.engine.cli import images as cli_images
@@ -128,6 +129,7 @@ def _take_place(command: click.Command) -> None:
 
 for _command in (
     *cli_run.COMMANDS,
+    *cli_exec.COMMANDS,
     *cli_containers.COMMANDS,
     *cli_copy.COMMANDS,
     *cli_commit.COMMANDS,

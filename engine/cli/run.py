@@ -14,13 +14,13 @@ from lading.engine.cli.mountflags import mount_options, mount_request
 if TYPE_CHECKING:
     from lading.engine.cli.attach import PullPolicy
 
-__all__ = ["COMMANDS", "make_request"]
+__all__ = ["COMMANDS", "environment", "make_request"]
 
 _ENGINE_FAILED = 125
 
 
-def _environment(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
-    """``K=V`` as it is; ``K`` with the caller's own value, and left out where the caller has none."""
+def environment(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
+    """What ``-e`` gives: ``K=V`` as it is; ``K`` with the caller's own value, and left out where there is none."""
     result = []
     for word in words:
         name, equals, _ = word.partition("=")
@@ -38,6 +38,7 @@ def make_request(
     command: tuple[str, ...],
     *,
     interactive: bool = False,
+    tty: bool = False,
     detach: bool = False,
     env: tuple[str, ...] = (),
     workdir: str | None = None,
@@ -62,6 +63,7 @@ def make_request(
         "Image": image,
         "Env": list(env),
         "Labels": {key: value for key, _, value in (word.partition("=") for word in label)},
+        "Tty": tty,
         "OpenStdin": interactive,
         "StdinOnce": interactive and not detach,
         "AttachStdin": interactive and not detach,
@@ -97,12 +99,16 @@ def make_request(
     "--env",
     multiple=True,
     metavar="NAME[=VALUE]",
-    callback=_environment,
+    callback=environment,
     help="Set a variable; without a value, to the one it has here.",
 )
 @click.option("-w", "--workdir", metavar="DIR", help="The directory in the container to run in.")
 @click.option("--rm", "remove", is_flag=True, help="Remove the container when it ends.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on to the container.")
+@click.option("-t", "--tty", is_flag=True, help="Give the container a terminal.")
+@click.option(
+    "--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="What leaves it running.  [ctrl-p,ctrl-q]"
+)
 @click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number to run as.")
 @click.option("--entrypoint", metavar="PROGRAM", help="Instead of the image's; empty for none.")
 @click.option(
@@ -134,6 +140,7 @@ def run(
     name: str | None,
     pulled: PullPolicy,
     platform: str | None,
+    detach_keys: str,
     **options: Any,
 ) -> int:
     """Run a command in a new container.
@@ -144,16 +151,33 @@ def run(
     import trio
 
     from lading.engine.cli.attach import Run
+    from lading.engine.cli.terminal import parse_keys
     from lading.engine.http.message import HttpError
     from lading.events.errors import LadingError
 
     request = make_request(image, command, **options)
-    work = Run(place, name, request, options["detach"], pulled, platform)
     try:
+        keys = parse_keys(detach_keys)
+        _prepare_terminal(request)
+        work = Run(place, name, request, options["detach"], pulled, platform, keys)
         return trio.run(work.main)
     except (LadingError, HttpError) as error:
         say_error(message_of(error))
         return _ENGINE_FAILED
+
+
+def _prepare_terminal(request: dict[str, Any]) -> None:
+    """Tell the size of the user's terminal, which has to be one where it is to be the container's."""
+    from lading.engine.cli.terminal import is_terminal, own_size
+    from lading.events.errors import HostError
+
+    if not request["Tty"]:
+        return
+    if request["AttachStdin"] and not is_terminal():
+        raise HostError("use a terminal:", "", 0, "standard input is none; leave out -t, or -i")
+    size = own_size()
+    if any(size):
+        request["HostConfig"]["ConsoleSize"] = list(size)
 
 
 COMMANDS = (run,)

@@ -17,7 +17,8 @@ from lading.engine.cli.main import group
 SOURCE = Path(__file__).parents[2] / "src" / "lading"
 
 COMMANDS = [
-    *("backup", "commit", "compact", "completion", "cp", "df", "diff", "doctor", "events", "export", "fork"),
+    *("attach", "backup", "commit", "compact", "completion", "cp", "df", "diff", "doctor", "events", "exec"),
+    *("export", "fork"),
     *("history", "image"),
     *("images", "import", "import-log", "inspect", "keygen", "kill", "load", "log", "login", "logout"),
     *("logs", "prune", "ps", "pull", "push", "rename", "restore", "rm", "rmi", "run"),
