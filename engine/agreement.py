@@ -17,6 +17,7 @@ import attrs
 from lading.engine.observe import belongs
 from lading.engine.runtime import cgroup_of
 from lading.events.container import ContainerState, Phase
+from lading.events.containerviews import VOLUMES
 from lading.events.reach import reach
 from lading.events.views import ARCHIVES, CONTAINERS, IMAGES, LAYERS
 from lading.storage.cgroups import cgroup_mounts, processes_in
@@ -32,7 +33,7 @@ _MAKING = frozenset({Phase.STARTING, Phase.REMOVING})
 """Phases in which a container's directory, mount and process come or go."""
 
 
-Kind = Literal["process", "mount", "directory", "layer", "split", "blob", "image"]
+Kind = Literal["process", "mount", "directory", "layer", "split", "blob", "image", "volume"]
 
 
 @attrs.frozen
@@ -67,6 +68,7 @@ def _look(paths: Paths, log: Log) -> list[Difference]:
         *_directories(paths, states),
         *_layers(paths, log),
         *_blobs(paths, log),
+        *_volumes(paths, log),
     ]
     after = dict(log.scan(CONTAINERS))
     changed = {key for key in states.keys() | after.keys() if states.get(key) != after.get(key)}
@@ -148,6 +150,16 @@ def _blobs(paths: Paths, log: Log) -> Iterator[Difference]:
         for chain in state.layers:
             if chain not in layers:
                 yield Difference("image", image, f"its layer {chain} is in no record", "pull or load it again")
+
+
+def _volumes(paths: Paths, log: Log) -> Iterator[Difference]:
+    there = {entry.name for entry in _entries(paths.volumes)}
+    known = dict(log.scan(VOLUMES))
+    for name in sorted(known.keys() - there):
+        if not known[name].removing:
+            yield Difference("volume", name, "its directory is missing", "restore it from a backup, or remove it")
+    for name in sorted(there - known.keys()):
+        yield Difference("volume", name, "it has a directory, and the log doesn't know it", "open the store")
 
 
 def _entries(directory: Path) -> list[Path]:

@@ -7,6 +7,7 @@
         layers/<hex>/        as in the store, unless it is a backup of the log only
         blobs/sha256/<hex>
         containers/<id>/     upper, output, exit
+        volumes/<name>/      _data
         backup.json          what this is; written last
 
 The log is copied first, in one read transaction, and then the files that it names. Layers and blobs never change;
@@ -30,6 +31,7 @@ import attrs
 import lmdb
 
 from lading.events.container import LIVE
+from lading.events.containerviews import VOLUMES
 from lading.events.errors import BackupInvalid, HostError
 from lading.events.moments import utc_time
 from lading.events.reach import reach
@@ -236,7 +238,8 @@ def _copy_files(root: Path, target: Path, log: Log, told: Told) -> tuple[list[st
     layers = [chain for chain, _ in log.scan(LAYERS)]
     splits = _splits(log)
     containers = [state for _, state in log.scan(CONTAINERS)]
-    total = len(layers) + len(containers)
+    volumes = [name for name, _ in log.scan(VOLUMES)]
+    total = len(layers) + len(containers) + len(volumes)
     for directory in (copy.layers, copy.splits, copy.blobs.parent, copy.blobs, copy.containers):
         directory.mkdir(mode=0o700)
     for digest in sorted(reach(log).blobs):
@@ -254,6 +257,14 @@ def _copy_files(root: Path, target: Path, log: Log, told: Told) -> tuple[list[st
     for number, state in enumerate(containers, len(layers) + 1):
         if state.run and not _copy_container(store.container(state.id), copy.container(state.id)):
             missing.append(state.id)
+        told(number, total)
+    if volumes:
+        copy.volumes.mkdir(mode=0o700)
+    for number, name in enumerate(volumes, total - len(volumes) + 1):
+        copy.volume(name).mkdir(mode=0o701)
+        if not (store.volume(name) / "_data").is_dir():
+            raise HostError("copy", os.fspath(store.volume(name)), 0, "it was removed meanwhile; back up again")
+        copy_tree(store.volume(name) / "_data", copy.volume(name) / "_data")
         told(number, total)
     return missing, len(layers)
 

@@ -22,7 +22,7 @@ from lading.storage.trees import remove_tree
 
 __all__ = ["Making", "making_store"]
 
-_FILES = ("layers", "blobs", "containers")
+_FILES = ("layers", "splits", "blobs", "containers", "volumes")
 _EMPTY = {
     *_FILES,
     *("lading.sock", "lock", "log", "lost+found", "serve.lock", "serve.log", "skeleton", "staging", "trash"),

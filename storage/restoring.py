@@ -25,6 +25,7 @@ from typing import Any
 import attrs
 
 from lading.events.container import ContainerState
+from lading.events.containerviews import VOLUMES
 from lading.events.errors import BackupInvalid, HostError, LadingError
 from lading.events.foreign import check_foreign
 from lading.events.reach import reach
@@ -52,6 +53,7 @@ class _Named:
     splits: list[str]
     blobs: list[str]
     containers: list[str]
+    volumes: list[str]
 
 
 def restore_backup(directory: Path, root: Path, told: Told = lambda done, of: None) -> Manifest:
@@ -104,7 +106,8 @@ def _verified(directory: Path, manifest: Manifest, log: Path) -> _Named:
 
 def _take_files(directory: Path, named: _Named, work: Path, told: Told) -> None:
     where = os.fspath(directory)
-    for path in ("layers", *(("splits",) if named.splits else ()), "blobs", "blobs/sha256", "containers"):
+    more = ("volumes",) if named.volumes else ()
+    for path in ("layers", *(("splits",) if named.splits else ()), "blobs", "blobs/sha256", "containers", *more):
         if not _is(directory / path, stat.S_ISDIR):
             raise BackupInvalid(where, f"{path} is missing, or no directory")
         (work / path).mkdir(mode=0o700)
@@ -112,7 +115,7 @@ def _take_files(directory: Path, named: _Named, work: Path, told: Told) -> None:
         blob = f"blobs/sha256/{digest.removeprefix('sha256:')}"
         if _copy_file(directory, directory / blob, work / blob)[1] != digest.removeprefix("sha256:"):
             raise BackupInvalid(where, f"{blob} is not what its name says")
-    total = len(named.layers) + len(named.containers)
+    total = len(named.layers) + len(named.containers) + len(named.volumes)
     for number, (chain, inodes) in enumerate(named.layers, 1):
         layer = f"layers/{chain.removeprefix('sha256:')}"
         _take_tree(directory, layer, work, stat.S_ISDIR)
@@ -129,6 +132,10 @@ def _take_files(directory: Path, named: _Named, work: Path, told: Told) -> None:
                 if os.path.lexists(directory / own / name):
                     _take_tree(directory, f"{own}/{name}", work, kind)
             _trim_output(work / own / "output")
+        told(number, total)
+    for number, name in enumerate(named.volumes, total - len(named.volumes) + 1):
+        (work / "volumes" / name).mkdir(mode=0o701)
+        _take_tree(directory, f"volumes/{name}/_data", work, stat.S_ISDIR)
         told(number, total)
 
 
@@ -200,6 +207,7 @@ def _name_everything(path: Path, store: str) -> dict[str, Any]:
             "splits": [chain for chain, archive in log.scan(ARCHIVES) if archive.form == "split"],
             "blobs": sorted(reach(log).blobs),
             "containers": [container for container, _ in states],
+            "volumes": [name for name, _ in log.scan(VOLUMES)],
         }
     finally:
         log.close()

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
+from lading.engine.api.request import not_supported
 from lading.engine.http.message import HttpError
 from lading.engine.mounts import PROPAGATIONS, parse_volumes_from, tmpfs_options
 from lading.events.errors import Invalid
@@ -34,12 +35,23 @@ _MODES: Final[Sequence[Sequence[str]]] = (
 
 _MOST: Final = 1000
 
+_KNOWN: Final[Mapping[str, Collection[str]]] = {
+    "": ("Type", "Source", "Target", "ReadOnly", "Consistency", "BindOptions", "VolumeOptions", "TmpfsOptions"),
+    "BindOptions": (
+        *("Propagation", "NonRecursive", "CreateMountpoint", "ReadOnlyNonRecursive", "ReadOnlyForceRecursive"),
+    ),
+    "VolumeOptions": ("NoCopy", "Labels", "DriverConfig", "Subpath"),
+    "TmpfsOptions": ("SizeBytes", "Mode", "Options"),
+}
+"""What an object may have, and the objects in it."""
+
 
 def parse_mounts(body: Mapping[str, Any]) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
     """The mounts that ``body`` (of ``POST /containers/create``) asks for, and whose volumes it wants.
 
     As ``ContainerSettings.mounts`` and ``Recipe.volumes_from`` are when they are not settled yet. Raises
-    `HttpError` 400. That a source of ``Mounts`` is there is seen now, as in Docker; later it may be gone.
+    `HttpError` 400, and 501 for what Docker has and this release hasn't. That a
+    source of ``Mounts`` is there is seen now, as in Docker; later it may be gone.
     """
     host = _object(body, "HostConfig")
     if host.get("VolumeDriver") not in (None, "", "local"):
@@ -108,6 +120,8 @@ def _from_object(asked: Mapping[str, Any], *, check: bool) -> Mount:
     def refused(why: str) -> HttpError:
         return HttpError(400, f'invalid mount config for type "{kind[:80]}": {why}')
 
+    for name, known in _KNOWN.items():
+        _refuse_unknown(_object(asked, name) if name else asked, known)
     source, target = _text(asked, "Source"), _text(asked, "Target")
     if not target:
         raise refused("field Target must not be empty")
@@ -130,6 +144,13 @@ def _from_object(asked: Mapping[str, Any], *, check: bool) -> Mount:
             return _tmpfs_object(mount, _object(asked, "TmpfsOptions"), refused)
         case _:
             raise refused("mount type unknown")
+
+
+def _refuse_unknown(asked: Mapping[str, Any], known: Collection[str]) -> None:
+    """Nothing that is asked for is silently left out: see ``api/create``."""
+    for name, value in asked.items():
+        if name not in known and value:
+            raise not_supported(f"Mounts: {name[:80]}")
 
 
 def _bind(mount: Mount, options: Mapping[str, Any], refused: Any, check: bool) -> Mount:

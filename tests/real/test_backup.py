@@ -14,6 +14,7 @@ from pathlib import Path
 import msgpack
 import pytest
 import trio
+from mounted import mounting, volume
 from pasts import make_store, with_bodies
 from stage import IMAGE, Census, Stage, agree, output
 
@@ -64,7 +65,9 @@ async def test_a_restored_store_has_the_files_and_starts_its_containers(
     seen = "cat /root/file; ls /etc; ls -ln /d; echo again >> /root/file"
     async with stage.emptied() as engine:
         container = await engine.containers.create(
-            IMAGE, ["sh", "-c", f"if [ -e /d ]; then {seen}; else {made}; fi"]
+            IMAGE,
+            ["sh", "-c", f"if [ -e /d ]; then {seen}; cat /v/f; else {made}; echo in a volume > /v/f; fi"],
+            settings=mounting(volume("box", "/v")),
         )
         await container.start()
         await container.wait()
@@ -84,6 +87,7 @@ async def test_a_restored_store_has_the_files_and_starts_its_containers(
         said = (await output(again)).decode().splitlines()
         assert said[:2] == ["first", "kept"]
         assert "passwd" not in said
+        assert said[-1] == "in a volume"
         assert any(line.startswith("p") for line in said)
         assert any(line.endswith("s -> /x") for line in said)
         done_there = await engine.containers.run(IMAGE, ["echo", "new"])
