@@ -31,7 +31,7 @@ from lading.events.container import ContainerState, Phase, Rebased, advance
 from lading.events.containerviews import SETTINGS
 from lading.events.dockerfilechanges import RunConfig, change_run
 from lading.events.envelope import Proposed
-from lading.events.errors import Conflict, Invalid, NotFound, WrongPhase
+from lading.events.errors import Conflict, HostError, Invalid, NotFound, Refused, WrongPhase
 from lading.events.ids import ChainId, Digest, ImageId, chain_id, image_stream, tag_stream
 from lading.events.image import ImageAdded, ImageConfig, ImageState, Tagged
 from lading.events.imageconfig import Healthcheck, HistoryEntry, parse_config
@@ -40,7 +40,7 @@ from lading.events.imageviews import SEALED
 from lading.events.reference import parse_reference
 from lading.events.settings import ContainerSettings
 from lading.events.views import IMAGES, LAYERS, TAGS
-from lading.storage.layers import StagedLayer
+from lading.storage.layers import StagedLayer, blob_name
 from lading.storage.pack import pack
 from lading.storage.sealing import has_changes, keep_document
 
@@ -152,7 +152,11 @@ class _Commit:
         async with core.content.using():
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(keep_document, core.paths, digest_of(document), document)
-                await seal_writable(core, state, layer, more, self._caller)
+                try:
+                    await seal_writable(core, state, layer, more, self._caller)
+                except (Refused, HostError):
+                    core.paths.discard(blob_name(core.paths, image))  # drawn at random, so nobody else's
+                    raise
         return image
 
     async def copied(self) -> ImageId:

@@ -13,7 +13,7 @@ from lading.engine.core import Caller, Core
 from lading.engine.garbage import remove_unreached
 from lading.engine.queries import labels_fit
 from lading.engine.untag import Removal, removals
-from lading.engine.usage import measure_writable
+from lading.engine.usage import layer_bytes, measure_writable
 from lading.events.container import LIVE, Phase
 from lading.events.envelope import Proposed
 from lading.events.errors import HostError, Refused
@@ -145,7 +145,7 @@ def _would_go(core: Core, images: Sequence[ImageState], gone: Collection[str] = 
     left = reach(core.log, {image.image for image in images}, gone)
     layers = unreached(core.log, left)
     events = [event.event for event in _events(images)]
-    size = sum(layer.disk_bytes for layer in layers)
+    size = sum(layer_bytes(core.paths, layer) for layer in layers)
     for layer in layers:
         archive = core.log.get(ARCHIVES, layer.chain)
         size += archive.disk_bytes if archive is not None and not archive.blob else 0

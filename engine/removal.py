@@ -18,6 +18,7 @@ from lading.events.containerviews import VOLUMES
 from lading.events.envelope import Proposed
 from lading.events.errors import HostError
 from lading.events.ids import container_stream
+from lading.events.imageviews import SEALED
 from lading.events.views import IMAGES
 from lading.events.volume import VolumeRemoved, VolumeRemoveRequested, volume_stream
 
@@ -87,7 +88,8 @@ async def remove_container(core: Core, container: str, caller: Caller, cause: in
     )
     core.trash.filled()
     core.removed(container)
-    if core.log.get(IMAGES, state.spec.image) is None:  # it was the image's last user, perhaps
+    own = state.spec.layers and core.log.get(SEALED, state.spec.layers[-1]) is not None
+    if own or core.log.get(IMAGES, state.spec.image) is None:  # it was their last user, perhaps
         core.nursery.start_soon(collect, core, caller)
 
 

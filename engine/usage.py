@@ -10,12 +10,13 @@ import attrs
 
 from lading.events.errors import HostError
 from lading.events.ids import ImageId
+from lading.events.image import LayerState
 from lading.events.views import ARCHIVES, CONTAINERS, IMAGES, LAYERS, MANIFESTS, Reader
 from lading.storage.layers import blob_name
 from lading.storage.store import Paths
-from lading.storage.trees import measure_tree
+from lading.storage.trees import measure, measure_tree
 
-__all__ = ["DiskUsage", "ImageUsage", "disk_usage", "measure_writable"]
+__all__ = ["DiskUsage", "ImageUsage", "disk_usage", "layer_bytes", "measure_writable"]
 
 
 @attrs.frozen
@@ -57,9 +58,21 @@ class DiskUsage:
         return self.layers + self.archives + self.documents
 
 
+def layer_bytes(paths: Paths, layer: LayerState) -> int:
+    """What ``layer`` takes on disk. It was counted when it came, but for what a container wrote if that was much:
+    that is counted now; 0 if it is on its way out."""
+    if layer.inodes:
+        return layer.disk_bytes
+    try:
+        return measure(paths.layer(layer.chain)).disk_bytes
+    except HostError:
+        return 0
+
+
 def disk_usage(reader: Reader, paths: Paths) -> DiskUsage:
-    """What the views of ``reader`` say; only the length of configs is looked up. No ``du``, no walk."""
-    layers = {chain: layer.disk_bytes for chain, layer in reader.scan(LAYERS)}
+    """What the views of ``reader`` say; only the length of configs is looked up. No ``du``, and no walk but that
+    of ``layer_bytes``."""
+    layers = {chain: layer_bytes(paths, layer) for chain, layer in reader.scan(LAYERS)}
     split, blobs, blob_of = _archives(reader)
     manifests = {image: state.disk_bytes for image, state in reader.scan(MANIFESTS)}
     images = [state for _, state in reader.scan(IMAGES)]

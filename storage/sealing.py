@@ -42,6 +42,10 @@ UPPER_OF: Final = "trusted.lading.upper"
 _BUDGET: Final = 0.03
 
 
+class _TooLong(Exception):
+    """Nobody waits for the rest."""
+
+
 def has_changes(paths: Paths, container: str) -> bool:
     """Whether there is anything in the writable layer. Raises ``HostError``."""
     upper = paths.container(container) / "upper"
@@ -61,14 +65,14 @@ def measure_soon(tree: Path, budget: float = _BUDGET) -> Usage:
 
     def stop() -> None:
         if time.monotonic() > end:
-            raise TimeoutError
+            raise _TooLong
 
     try:
         fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise HostError("measure", os.fspath(tree), error.errno or 0) from error
     try:
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(_TooLong):
             return measure_tree(fd, stop)
         return Usage(0, 0)
     finally:

@@ -46,13 +46,17 @@ from lading.events.container import (
 from lading.events.envelope import Record
 from lading.events.execs import ExecCreated, ExecExited, ExecRequested
 from lading.events.ids import container_stream, image_stream
-from lading.events.image import ImageAdded, ImageRemoved, Pushed, Tagged, Untagged
+from lading.events.image import ImageAdded, ImageRemoved, LayerSealed, Pushed, Tagged, Untagged
 from lading.events.reference import parse_reference
 from lading.events.selection import Selection, is_image, select
 from lading.events.signals import signal_number
+from lading.events.strictjson import parse_object
 from lading.events.transfer import LeaseTaken, PullFinished, PullRequested
+from lading.events.views import CONTAINERS
+from lading.storage.layers import blob_name
 from lading.storage.log import Log
 from lading.storage.lookback import Lookback
+from lading.storage.store import Paths
 
 __all__ = ["add_event_route"]
 
@@ -102,9 +106,9 @@ class _Events:
         if until and until < since:
             raise HttpError(400, "`since` time cannot be after `until` time")
         filters = filters_of(request, _FILTERS)
-        window = self._window(since, until)
+        window, core = self._window(since, until), self._engine.core
         async with request.respond(200, {"Content-Type": "application/json"}, endless=True) as send:
-            lines = _Lines(self._engine.core.log, filters, since, until, send)
+            lines = _Lines(core.log, core.paths, filters, since, until, send)
             await each_page(self._engine.log, _selection(filters), window, lines.send)
 
     def _window(self, since: int, until: int) -> Window:
@@ -125,7 +129,7 @@ def _selection(filters: Filters) -> Selection:
     """Records that could give an event which fits: the rest need not be decoded."""
     kinds = filters.get("type", ("container", "image", "volume"))
     streams = {
-        "container": ("container/", "exec/"),
+        "container": ("container/", "exec/", "image/"),
         "image": ("image/", "tag/", "pull/"),
         "volume": ("volume/", "container/"),
     }
@@ -135,8 +139,8 @@ def _selection(filters: Filters) -> Selection:
 class _Lines:
     """Sends what of each page of records is an event that fits, with nothing kept between the pages."""
 
-    def __init__(self, log: Log, filters: Filters, since: int, until: int, send: Send) -> None:
-        self._translator = _Translator(log)
+    def __init__(self, log: Log, paths: Paths, filters: Filters, since: int, until: int, send: Send) -> None:
+        self._translator = _Translator(log, paths)
         self._filters, self._since, self._until = filters, since, until
         self._send = send
 
@@ -154,8 +158,8 @@ class _Lines:
 class _Translator:
     """Records in order, though not necessarily all of them, to Docker's events."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(self, log: Log, paths: Paths) -> None:
+        self._log, self._paths = log, paths
         self._past = Lookback(log)
 
     def events(self, record: Record) -> list[_Event]:
@@ -167,6 +171,8 @@ class _Translator:
         match record.event:
             case ImageAdded(image=image, origin="import" | "load" as origin):
                 return [self._image(record, image, origin, image)]
+            case ImageAdded(origin="commit"):
+                return self._committed(record, record.event)
             case ImageRemoved(image=image):
                 return [self._image(record, image, "delete", image)]
             case Tagged(image=image, name=name) if "@" not in name and not self._is_brought(record):
@@ -187,6 +193,32 @@ class _Translator:
             for word in volume_words(self._log, record)
         ]
         return [*told, *own] if isinstance(record.event, Started) else [*own, *told]
+
+    def _committed(self, record: Record, event: ImageAdded) -> list[_Event]:
+        """Docker tells it of the container, which the append that sealed its layer names, or the image's
+        config."""
+        together = self._log.first_append(record.command) or ()
+        if any(isinstance(each.event, LeaseTaken) for each in together):
+            return []  # its digests were found out, that is all
+        named = [each.event for each in together if isinstance(each.event, Tagged)]
+        sealed = [each.event.container for each in together if isinstance(each.event, LayerSealed)]
+        container = sealed[0] if sealed else self._container_of(event.image)
+        if not container:
+            return []
+        state = self._log.get(CONTAINERS, container)
+        about = {"comment": event.comment, "imageID": event.image}
+        about["imageRef"] = familiar(named[0].name) if named else ""
+        if state is not None:
+            about = {**state.spec.labels, **about, "image": state.spec.image_name, "name": state.name}
+        image = state.spec.image if state is not None else ""
+        return [_Event("container", "commit", container, about, record.time, image)]
+
+    def _container_of(self, image: str) -> str:
+        try:
+            said = parse_object(blob_name(self._paths, image).read_bytes()).get("container")
+        except (OSError, ValueError):
+            return ""
+        return said if isinstance(said, str) else ""
 
     def _image(self, record: Record, image: str, action: str, name: str) -> _Event:
         return _Event("image", action, image, {**self._labels(image), "name": name}, record.time, image)
@@ -213,7 +245,7 @@ class _Translator:
         together = self._log.first_append(record.command) or ()
         return any(
             isinstance(each.event, PullRequested | PullFinished)
-            or (isinstance(each.event, LeaseTaken) and each.event.purpose == "load")
+            or (isinstance(each.event, LeaseTaken) and each.event.purpose in ("load", "commit"))
             or (isinstance(each.event, ImageAdded) and each.event.origin == "load")
             for each in together
         )

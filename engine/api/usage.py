@@ -20,7 +20,7 @@ from lading.engine.api.volumeshapes import volume_shape
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.usage import measure_writable
+from lading.engine.usage import layer_bytes, measure_writable
 from lading.engine.volumes import volume_usage
 from lading.events.views import IMAGES, LAYERS
 
@@ -47,10 +47,14 @@ class _Usage:
             if kind not in _TYPES:
                 raise HttpError(400, f"unknown object type: {kind[:80]}")
         seen = await seen_by(self._engine, request)
-        layers = sum(layer.disk_bytes for _, layer in seen.reader.scan(LAYERS))
+        layers = 0
+        if "image" in wanted:
+            found = [layer for _, layer in seen.reader.scan(LAYERS)]
+            paths = self._engine.core.paths
+            layers = await trio.to_thread.run_sync(lambda: sum(layer_bytes(paths, layer) for layer in found))
         return Response.json(
             {
-                "LayersSize": layers if "image" in wanted else 0,
+                "LayersSize": layers,
                 "Images": _images(seen, version) if "image" in wanted else None,
                 "Containers": await self._containers(seen) if "container" in wanted else None,
                 "Volumes": await self._volumes(seen) if "volume" in wanted else None,

@@ -10,7 +10,7 @@ import attrs
 
 from lading.engine.cli.tables import ago, short_id, size
 from lading.events.codec import event_tag
-from lading.events.container import Created, Exited, RemoveFailed, Renamed, StartFailed
+from lading.events.container import Created, Exited, Rebased, RemoveFailed, Renamed, StartFailed
 from lading.events.described import as_dict
 from lading.events.envelope import Actor, Record
 from lading.events.errors import Invalid
@@ -23,6 +23,7 @@ from lading.events.image import (
     LayerPacked,
     LayerRemoved,
     LayerRemoveRequested,
+    LayerSealed,
     ManifestAdded,
     Pushed,
     Tagged,
@@ -182,6 +183,12 @@ def _tagged(event: Tagged) -> str:
     return f"{short_id(event.image)}{before}"
 
 
+def _layer_added(event: LayerAdded) -> str:
+    if not event.size:  # a container's writable layer, of which no archive was made
+        return f"{size(event.disk_bytes)} on disk, {event.inodes} files" if event.inodes else "not counted"
+    return f"{event.size} bytes, {event.inodes} files"
+
+
 def _archived(event: LayerArchived) -> str:
     match event.form:
         case "blob":
@@ -202,7 +209,9 @@ _DETAILS: Mapping[type[Any], Callable[[Any], str]] = {
     Renamed: lambda event: f"{event.old} to {event.new}",
     Tagged: _tagged,
     ImageAdded: lambda event: f"{event.origin}, layers: {len(event.layers)}" + _in_brackets(event.comment),
-    LayerAdded: lambda event: f"{event.size} bytes, {event.inodes} files",
+    LayerAdded: _layer_added,
+    LayerSealed: lambda event: f"what container {short_id(event.container)} wrote, not copied",
+    Rebased: lambda event: f"what it wrote is layer {short_id(event.chain)} now",
     LayerArchived: _archived,
     LayerPacked: lambda event: f"to be pushed: {short_id(event.digest)}, {size(event.size)}",
     LayerRemoveRequested: lambda event: "nothing uses it",
