@@ -17,6 +17,7 @@ from lading.engine.api.shapes import Sizes, container_inspect
 from lading.engine.container import Container
 from lading.engine.core import Caller
 from lading.engine.engine import Engine
+from lading.engine.hostchecks import unsupported
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.usage import measure_writable
@@ -97,9 +98,9 @@ class _Containers:
             runtime,
             sizes,
             cgroup_v2=core.host.cgroup_v2,
-            probes=tuple(core.health[state.id].probes) if state.id in core.health else (),
+            probes=core.health.get(state.id),
+            execs=core.execs.ids(state.id),
         )
-        shown["ExecIDs"] = core.execs.ids(state.id) or None
         return Response.json(shown, headers=seen.headers)
 
     async def _sizes(self, state: ContainerState) -> Sizes:
@@ -122,7 +123,8 @@ class _Containers:
         )
         if asked.size is not None:
             engine.core.console_sizes[container.id] = asked.size
-        return Response.json({"Id": container.id, "Warnings": asked.warnings}, 201)
+        warnings = (*asked.warnings, *unsupported(asked.recipe.settings, engine.core.host))
+        return Response.json({"Id": container.id, "Warnings": warnings}, 201)
 
     async def start(self, request: Request) -> Reply:
         if request.query.get("checkpoint"):

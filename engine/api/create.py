@@ -27,7 +27,7 @@ from lading.engine.api.fields import flag, integer, mapping, object_of, refuse, 
 from lading.engine.api.mountspecs import parse_mounts
 from lading.engine.api.request import not_supported
 from lading.engine.recipe import Recipe
-from lading.events.settings import ContainerSettings, HealthCheck
+from lading.events.settings import ContainerSettings
 from lading.events.spec import NetworkMode
 
 __all__ = ["CreateRequest", "console_size", "parse_create", "refuse_unknown"]
@@ -92,7 +92,8 @@ def parse_create(body: Mapping[str, Any], machine: Machine) -> CreateRequest:
     """``body`` as a recipe for a container on ``machine``.
 
     Raises `HttpError` 400 for what is malformed or a network that there isn't, and 501 for what Docker has and
-    this release hasn't. What only the image or the host can tell is checked when the recipe is carried out.
+    this release hasn't. Values that have no words of moby's are checked when the recipe is carried out
+    (``events.settingchecks``), with what only the image or the host can tell.
     """
     host = object_of(body, "HostConfig")
     refuse_unknown(host, _HOST | _CLIENT_SIDE, "HostConfig")
@@ -108,8 +109,8 @@ def parse_create(body: Mapping[str, Any], machine: Machine) -> CreateRequest:
         mounts=mounts,
         **parse_security(host),
         **parse_modes(host, cgroup_v2=machine.cgroup_v2),
-        health=_health(body),
         **parse_settings(body, host),
+        health=parse_health(body),
     )
     recipe = Recipe(
         image=image,
@@ -132,12 +133,6 @@ def parse_create(body: Mapping[str, Any], machine: Machine) -> CreateRequest:
     )
     size = console_size(host) if settings.tty else None
     return CreateRequest(recipe, (*warnings, *about_limits), text(host, "Runtime"), size)
-
-
-def _health(body: Mapping[str, Any]) -> HealthCheck | None:
-    """What was said about health, for the image to complete."""
-    asked = parse_health(body)
-    return None if asked is None else HealthCheck(**attrs.asdict(asked))
 
 
 def refuse_unknown(source: Mapping[str, Any], known: frozenset[str], where: str) -> None:

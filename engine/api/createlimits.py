@@ -9,7 +9,6 @@ Source: Docker Engine API v1.47, Resources; moby ``daemon/daemon_unix.go`` (veri
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,9 +16,11 @@ import attrs
 
 from lading.engine.api.fields import integer, objects, only, refuse, text
 from lading.engine.http.message import HttpError
+from lading.events.errors import Invalid
+from lading.events.limits import LEAST_MEMORY, number_list
 from lading.events.settings import Resources
 
-__all__ = ["RESOURCE_FIELDS", "Machine", "changed", "number_list", "parse_resources"]
+__all__ = ["RESOURCE_FIELDS", "Machine", "changed", "parse_resources"]
 
 RESOURCE_FIELDS: Final = frozenset(
     {
@@ -30,9 +31,6 @@ RESOURCE_FIELDS: Final = frozenset(
 )
 """The fields that are read here."""
 
-_LEAST_MEMORY: Final = 6 << 20
-_MOST_CPU: Final = 8191
-_NUMBERS: Final = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*")
 _RATES: Final = {
     "read_bps": "BlkioDeviceReadBps",
     "write_bps": "BlkioDeviceWriteBps",
@@ -63,23 +61,9 @@ class Machine:
 def _online(path: str) -> frozenset[int]:
     try:
         with open(path, encoding="ascii") as file:
-            return number_list(file.read().strip()) or frozenset()
-    except (OSError, ValueError):
+            return number_list(path, file.read().strip())
+    except (OSError, Invalid):
         return frozenset()
-
-
-def number_list(words: str) -> frozenset[int] | None:
-    """The numbers of a list as cpuset(7) has it, such as ``0-2,7``; None for what is none."""
-    if len(words) > 4096 or _NUMBERS.fullmatch(words) is None:
-        return None
-    found: set[int] = set()
-    for part in words.split(","):
-        first, _, last = part.partition("-")
-        low, high = int(first), int(last or first)
-        if low > high or high > _MOST_CPU:  # before the range is made: it may be a large one
-            return None
-        found.update(range(low, high + 1))
-    return frozenset(found)
 
 
 def parse_resources(
@@ -153,7 +137,7 @@ def _without_v1(resources: Resources, warnings: list[str]) -> Resources:
 
 def _check_memory(resources: Resources, update: bool) -> None:
     memory, swap, reservation = resources.memory, resources.memory_swap, resources.memory_reservation
-    if memory and memory < _LEAST_MEMORY:
+    if memory and memory < LEAST_MEMORY:
         raise refuse("Minimum memory limit allowed is 6MB")
     if memory and 0 < swap < memory:
         raise refuse("Minimum memoryswap limit should be larger than memory limit, see usage")
@@ -163,7 +147,7 @@ def _check_memory(resources: Resources, update: bool) -> None:
         raise refuse(f"Invalid value: {swap}, valid memory swap is -1 for no limit, or a number of bytes")
     if not -1 <= resources.swappiness <= 100:
         raise refuse(f"Invalid value: {resources.swappiness}, valid memory swappiness range is 0-100")
-    if reservation and reservation < _LEAST_MEMORY:
+    if reservation and reservation < LEAST_MEMORY:
         raise refuse("Minimum memory reservation allowed is 6MB")
     if memory and reservation > memory:
         raise refuse("Minimum memory limit can not be less than memory reservation limit, see usage")
@@ -197,9 +181,10 @@ def _check_cpusets(resources: Resources, machine: Machine) -> None:
     ):
         if not words:
             continue
-        asked = number_list(words)
-        if asked is None:
-            raise refuse(f"Invalid value {words[:80]} for cpuset {short}")
+        try:
+            asked = number_list(f"cpuset {short}", words)
+        except Invalid as error:
+            raise refuse(f"Invalid value {words[:80]} for cpuset {short}: {error.why}") from None
         if asked - there:
             available = ",".join(map(str, sorted(there)))
             raise refuse(f"Requested {what} are not available - requested {words[:80]}, available: {available}")

@@ -10,14 +10,14 @@ Source: Docker Engine API v1.47, HostConfig; moby ``daemon/daemon_unix.go`` (par
 from __future__ import annotations
 
 import json
-import posixpath
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from lading.engine.api.fields import flag, integer, mapping, objects, only, refuse, text, words
 from lading.engine.api.request import not_supported
 from lading.engine.http.message import HttpError
+from lading.events.privileges import CAPABILITIES
+from lading.events.settingchecks import ULIMITS
 from lading.events.settings import Device, Ulimit
 
 __all__ = [
@@ -36,27 +36,6 @@ SECURITY_FIELDS: Final = frozenset(
 MODE_FIELDS: Final = frozenset({"PidMode", "IpcMode", "UTSMode", "CgroupnsMode", "UsernsMode"})
 """The fields that are read by ``parse_security`` and ``parse_modes``."""
 
-_CAPABILITIES: Final = frozenset(
-    {
-        *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"),
-        *("SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"),
-        *("IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE"),
-        *("SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME"),
-        *("SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP"),
-        *("MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ"),
-        *("PERFMON", "BPF", "CHECKPOINT_RESTORE"),
-    }
-)
-_ULIMITS: Final = frozenset(
-    {
-        *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc"),
-        *("rss", "rtprio", "rttime", "sigpending", "stack"),
-    }
-)
-_RULE: Final = re.compile(r"[acb] (?:[0-9]{1,10}|\*):(?:[0-9]{1,10}|\*) [rwm]{1,3}")
-_GROUP: Final = re.compile(r"[0-9]{1,10}|[A-Za-z0-9_][A-Za-z0-9_.@-]{0,255}\$?")
-_SYSCTL: Final = re.compile(r"[a-z0-9_]+(?:\.[A-Za-z0-9_-]+)+")
-_SYSCTL_VALUE: Final = re.compile(r"[A-Za-z0-9_.,: \t-]{1,1024}")
 _BOOLEANS: Final = {
     **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
     **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
@@ -64,8 +43,11 @@ _BOOLEANS: Final = {
 
 
 def parse_security(host: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of ``ContainerSettings`` that ``host``, a ``HostConfig``, asks for. Raises `HttpError` 400, 501."""
-    masked, readonly = _paths(host, "MaskedPaths"), _paths(host, "ReadonlyPaths")
+    """Fields of ``ContainerSettings`` that ``host``, a ``HostConfig``, asks for. Raises `HttpError` 400, 501.
+
+    Values that have no words of moby's are checked with all settings (``events.settingchecks``).
+    """
+    masked, readonly = words(host, "MaskedPaths"), words(host, "ReadonlyPaths")
     options = _options(words(host, "SecurityOpt") or ())
     if options.pop("systempaths", False):
         masked, readonly = (), ()
@@ -77,10 +59,10 @@ def parse_security(host: Mapping[str, Any]) -> dict[str, Any]:
         "masked": masked,
         "readonly": readonly,
         "devices": tuple(_device(each) for each in objects(host, "Devices")),
-        "device_rules": _rules(host),
-        "groups": _groups(host),
+        "device_rules": words(host, "DeviceCgroupRules") or (),
+        "groups": words(host, "GroupAdd") or (),
         "ulimits": _ulimits(host),
-        "sysctls": _sysctls(host),
+        "sysctls": mapping(host, "Sysctls"),
     }
 
 
@@ -89,7 +71,7 @@ def _capabilities(host: Mapping[str, Any], name: str) -> tuple[str, ...]:
     found = words(host, name) or ()
     for word in found:
         bare = word.upper().removeprefix("CAP_")
-        if word.upper() != "ALL" and bare not in _CAPABILITIES:
+        if word.upper() != "ALL" and f"CAP_{bare}" not in CAPABILITIES:
             raise refuse(f'invalid {name}: unknown capability: "CAP_{bare[:80]}"')
     return found
 
@@ -139,70 +121,25 @@ def _seccomp(value: str) -> str:
     return value
 
 
-def _paths(host: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
-    """None for the usual ones; an empty list is none."""
-    found = words(host, name)
-    for path in found or ():
-        _absolute(path, name)
-    return found
-
-
-def _absolute(path: str, what: str) -> str:
-    if not path.startswith("/") or "\0" in path or len(path) > 4095 or posixpath.normpath(path) != path:
-        raise refuse(f"invalid {what}: {path[:80]!r} is not an absolute path in its shortest form")
-    return path
-
-
 def _device(asked: Mapping[str, Any]) -> Device:
     only(asked, "Devices", frozenset(("PathOnHost", "PathInContainer", "CgroupPermissions")))
     path = text(asked, "PathOnHost")
-    permissions = text(asked, "CgroupPermissions") or "rwm"
-    if set(permissions) - set("rwm") or len(set(permissions)) != len(permissions):
-        raise refuse(f"invalid device permissions {permissions[:80]!r}: they are letters of rwm")
     target = text(asked, "PathInContainer") or path
-    return Device(_absolute(path, "Devices"), _absolute(target, "Devices"), permissions)
-
-
-def _rules(host: Mapping[str, Any]) -> tuple[str, ...]:
-    found = words(host, "DeviceCgroupRules") or ()
-    for rule in found:
-        if _RULE.fullmatch(rule) is None:
-            raise refuse(f"invalid device cgroup rule format: '{rule[:80]}'")
-    return found
-
-
-def _groups(host: Mapping[str, Any]) -> tuple[str, ...]:
-    found = words(host, "GroupAdd") or ()
-    for group in found:
-        if _GROUP.fullmatch(group) is None:
-            raise refuse(f"Unable to find group {group[:80]}: give a group's name, or its number")
-    return found
+    return Device(path, target, text(asked, "CgroupPermissions") or "rwm")
 
 
 def _ulimits(host: Mapping[str, Any]) -> tuple[Ulimit, ...]:
+    """The last of those with the same name."""
     found: dict[str, Ulimit] = {}
     for each in objects(host, "Ulimits"):
         only(each, "Ulimits", frozenset(("Name", "Soft", "Hard")))
         name, soft, hard = text(each, "Name"), integer(each, "Soft"), integer(each, "Hard")
-        if name not in _ULIMITS:
+        if name not in ULIMITS:
             raise refuse(f"invalid ulimit type: {name[:80]}")
-        if soft < -1 or hard < -1:
-            raise refuse(f"invalid ulimit {name}: a limit is a number, or -1 for none")
         if hard != -1 and (soft == -1 or soft > hard):
             raise refuse(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
         found[name] = Ulimit(name, soft, hard)
     return tuple(found.values())
-
-
-def _sysctls(host: Mapping[str, Any]) -> Mapping[str, str]:
-    """Their form; which of them a container may have depends on its namespaces, and is seen when it is made."""
-    found = mapping(host, "Sysctls")
-    for name, value in found.items():
-        if len(name) > 255 or _SYSCTL.fullmatch(name) is None:
-            raise refuse(f"invalid sysctl {name[:80]!r}: expected a name such as net.core.somaxconn")
-        if _SYSCTL_VALUE.fullmatch(value) is None:
-            raise refuse(f"invalid value {value[:80]!r} of sysctl {name}")
-    return found
 
 
 # -- namespaces ---------------------------------------------------------------------------------------------

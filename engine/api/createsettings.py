@@ -6,15 +6,15 @@ validateHealthCheck), ``api/types/container/hostconfig.go``, ``daemon/logger/jso
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from lading.engine.api.fields import flag, integer, mapping, object_of, only, refuse, text, words
 from lading.engine.api.request import not_supported
-from lading.events.imageconfig import Healthcheck
-from lading.events.settings import DEFAULT_SHM_SIZE, RestartName, RestartPolicy
+from lading.events.errors import Invalid
+from lading.events.settingchecks import extra_host
+from lading.events.settings import DEFAULT_SHM_SIZE, HealthCheck, RestartName, RestartPolicy
 
 __all__ = ["HEALTH_FIELDS", "SETTING_FIELDS", "parse_health", "parse_restart", "parse_settings"]
 
@@ -34,10 +34,6 @@ _THOUSANDS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p"
 _LOCAL_SIZE: Final = 20 * 10**6
 _LOCAL_FILES: Final = 5
 _MOST_FILES: Final = 1000
-_HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?")
-_SEARCH: Final = re.compile(r"\.|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?\.?")
-_OPTION: Final = re.compile(r"[a-z0-9-]{1,64}(?::[0-9]{1,6})?")
-_DOMAIN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def parse_settings(body: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,9 +49,6 @@ def parse_settings(body: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str
     deadline = integer(host, "LadingDeadline")
     if deadline < 0:
         raise refuse("invalid LadingDeadline: it can not be less than 0")
-    domain = text(body, "Domainname")
-    if domain and _DOMAIN.fullmatch(domain) is None:
-        raise refuse(f"invalid domain name {domain[:80]!r}: letters, digits, dots and dashes, at most 64")
     size, files = _log(object_of(host, "LogConfig"))
     return {
         "tty": flag(body, "Tty"),
@@ -65,11 +58,11 @@ def parse_settings(body: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str
         "deadline": deadline,
         "shm_size": shm or DEFAULT_SHM_SIZE,
         "oom_score": score,
-        "domainname": domain,
+        "domainname": text(body, "Domainname"),
         "extra_hosts": _extra_hosts(host),
-        "dns": _addresses(host),
-        "dns_search": _each(host, "DnsSearch", _SEARCH, "dns search domain"),
-        "dns_options": _each(host, "DnsOptions", _OPTION, "dns option"),
+        "dns": words(host, "Dns") or (),
+        "dns_search": words(host, "DnsSearch") or (),
+        "dns_options": words(host, "DnsOptions") or (),
         "log_size": size,
         "log_files": files,
     }
@@ -96,7 +89,7 @@ def parse_restart(source: Mapping[str, Any]) -> RestartPolicy:
     return RestartPolicy(cast("RestartName", name), most)
 
 
-def parse_health(body: Mapping[str, Any]) -> Healthcheck | None:
+def parse_health(body: Mapping[str, Any]) -> HealthCheck | None:
     """``Healthcheck`` of ``body``, as far as it says anything: 0 and empty are for the image to fill in.
 
     None if there is none. Raises `HttpError` 400.
@@ -115,7 +108,7 @@ def parse_health(body: Mapping[str, Any]) -> Healthcheck | None:
     retries = integer(asked, "Retries", bits=32)
     if retries < 0:
         raise refuse("Retries in Healthcheck cannot be negative")
-    return Healthcheck(
+    return HealthCheck(
         test,
         interval=_time(asked, "Interval"),
         timeout=_time(asked, "Timeout"),
@@ -183,34 +176,12 @@ def _extra_hosts(host: Mapping[str, Any]) -> tuple[str, ...]:
     found = words(host, "ExtraHosts") or ()
     for entry in found:
         name, colon, address = entry.partition(":")
-        if not colon or _HOST.fullmatch(name) is None:
+        if not colon or not name:
             raise refuse(f"bad format for add-host: {entry[:120]!r}")
         if address == "host-gateway":
             raise not_supported("the address host-gateway (--add-host)")
-        if _address(address.removeprefix("[").removesuffix("]")) is None:
-            raise refuse(f"invalid IP address in add-host: {address[:80]!r}")
-    return found
-
-
-def _addresses(host: Mapping[str, Any]) -> tuple[str, ...]:
-    found = words(host, "Dns") or ()
-    for address in found:
-        if _address(address) is None:
-            raise refuse(f"invalid DNS server {address[:80]!r}: it is no IP address")
-    return found
-
-
-def _address(address: str) -> str | None:
-    """In its shortest form. What follows a % names an interface and may be anything: that is none."""
-    try:
-        return None if "%" in address else str(ipaddress.ip_address(address))
-    except ValueError:
-        return None
-
-
-def _each(host: Mapping[str, Any], name: str, form: re.Pattern[str], what: str) -> tuple[str, ...]:
-    found = words(host, name) or ()
-    for word in found:
-        if form.fullmatch(word) is None:
-            raise refuse(f"invalid {what} {word[:80]!r}")
+        try:
+            extra_host(entry)
+        except Invalid:
+            raise refuse(f"invalid name or IP address in add-host: {entry[:120]!r}") from None
     return found

@@ -5,30 +5,15 @@ Source: Docker Engine API v1.47, Health and HealthcheckResult; moby ``daemon/con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from lading.engine.api.words import stamp
+from lading.engine.health import HealthLog
 from lading.events.container import LIVE, ContainerState
 from lading.events.settings import ContainerSettings
 from lading.events.upkeep import Health, SupervisionState
 
-__all__ = ["ProbeResult", "health_of", "health_shape"]
-
-_MOST_SHOWN = 5
-
-
-class ProbeResult(Protocol):
-    """One probe: when it began and ended (nanoseconds UTC), its exit code (-1: it took too long), its output."""
-
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
-    @property
-    def exit_code(self) -> int: ...
-    @property
-    def output(self) -> str: ...
+__all__ = ["health_of", "health_shape"]
 
 
 def health_of(state: ContainerState, settings: ContainerSettings, supervision: SupervisionState) -> Health:
@@ -43,15 +28,10 @@ def health_of(state: ContainerState, settings: ContainerSettings, supervision: S
     return supervision.health or "starting"
 
 
-def health_shape(health: Health, log: Sequence[ProbeResult] = ()) -> dict[str, Any]:
-    """``Health`` of ``State``; nothing without a check. ``log``: the last probes, the oldest first."""
+def health_shape(health: Health, known: HealthLog | None = None) -> dict[str, Any]:
+    """``Health`` of ``State``; nothing without a check. ``known``: what this engine has seen of its probes."""
     if not health:
         return {}
-    failing = 0
-    for probe in reversed(log):
-        if probe.exit_code == 0:
-            break
-        failing += 1
     shown = [
         {
             "Start": stamp(probe.start),
@@ -59,6 +39,6 @@ def health_shape(health: Health, log: Sequence[ProbeResult] = ()) -> dict[str, A
             "ExitCode": probe.exit_code,
             "Output": probe.output,
         }
-        for probe in log[-_MOST_SHOWN:]
+        for probe in (known.probes if known else ())
     ]
-    return {"Health": {"Status": health, "FailingStreak": failing, "Log": shown}}
+    return {"Health": {"Status": health, "FailingStreak": known.pulse.failing if known else 0, "Log": shown}}

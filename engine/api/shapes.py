@@ -11,10 +11,11 @@ from typing import Any
 
 import attrs
 
-from lading.engine.api.healthshapes import ProbeResult, health_of, health_shape
+from lading.engine.api.healthshapes import health_of, health_shape
 from lading.engine.api.settingshapes import health_config, settings_shape
 from lading.engine.api.volumeshapes import host_config_mounts, mount_points
 from lading.engine.api.words import instant, status_line
+from lading.engine.health import HealthLog
 from lading.events.container import ContainerState, Phase, status
 from lading.events.settings import ContainerSettings
 from lading.events.upkeep import Health, SupervisionState
@@ -94,11 +95,12 @@ def container_inspect(
     sizes: Sizes | None,
     *,
     cgroup_v2: bool,
-    probes: Sequence[ProbeResult] = (),
+    probes: HealthLog | None = None,
+    execs: Sequence[str] = (),
 ) -> Json:
     """All of a container; ``runtime`` is the name of the OCI runtime, empty if there is none.
 
-    ``probes``: the last results of its health check, the oldest first.
+    ``probes``: what is known of its health check. ``execs``: the ids of its execs.
     """
     spec = state.spec
     own = paths.container(state.id)
@@ -120,7 +122,7 @@ def container_inspect(
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
-        "ExecIDs": None,
+        "ExecIDs": list(execs) or None,
         "HostConfig": {
             **settings_shape(settings, cgroup_v2=cgroup_v2),
             **host_config_mounts(settings),

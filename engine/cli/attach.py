@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,7 +46,8 @@ _PATIENCE_OF_USERS = 3
 class Run:
     """One ``lading run``. ``request`` is the body of the creation; ``platform`` goes with it and with a pull.
 
-    ``keys``: what a user types on a terminal to leave the container running.
+    ``keys``: what a user types on a terminal to leave the container running. ``made`` hears the container's id as
+    soon as there is one.
     """
 
     place: Place
@@ -56,6 +57,7 @@ class Run:
     pull: PullPolicy = "missing"
     platform: str | None = None
     keys: bytes = b"\x10\x11"
+    made: Callable[[str], None] = lambda _: None
     _client: Client = attrs.field(init=False)
     _id: str = ""
     _started: bool = False
@@ -71,6 +73,13 @@ class Run:
                 await self._create()
                 return await self._run_attached()
 
+    async def create(self) -> int:
+        """Only make the container and print its id. Raises as ``main``."""
+        async with open_client(self.place) as self._client:
+            await self._create()
+        print(self._id, flush=True)
+        return 0
+
     async def _create(self) -> None:
         """With its image, which is pulled if it isn't there, as Docker's client does it."""
         if self.pull == "always":
@@ -85,6 +94,7 @@ class Run:
             await self._pull()
             answer = await self._ask_for_it()
         self._id = str(answer["Id"])
+        self.made(self._id)
         for warning in answer.get("Warnings") or ():
             say_error(f"warning: {warning}")
 

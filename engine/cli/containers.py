@@ -42,18 +42,58 @@ def _example(*lines: str) -> str:
 # -- ps -------------------------------------------------------------------------------------------------
 
 
-@click.command(epilog=_example("lading ps -a", "lading rm -f $(lading ps -aq)", "lading ps --at '2h ago'"))
+def _filters(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, list[str]]:
+    """``NAME=VALUE`` each; the engine knows which there are."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{word!r} is no filter: give NAME=VALUE, such as health=unhealthy.")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+@click.command(
+    epilog=_example(
+        "lading ps -a",
+        "lading ps --filter health=unhealthy --filter label=app=shop",
+        "lading rm -f $(lading ps -aq)",
+        "lading ps --at '2h ago'",
+    )
+)
 @click.option("-a", "--all", "every", is_flag=True, help="Also those that don't run.")
+@click.option(
+    "-f",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_filters,
+    help="Only those with a status, health, name, id, label, ancestor, volume, network or exited.",
+)
+@click.option(
+    "-n", "--last", type=int, default=0, metavar="NUMBER", help="Only so many, the newest, running or not."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
 @click.option("--format", "form", type=click.Choice(("table", "json")), default="table", help="One JSON a line.")
 @at_option
 @click.pass_obj
-def ps(place: Place, every: bool, quiet: bool, no_trunc: bool, form: str, at: str | None) -> int:
+def ps(
+    place: Place,
+    every: bool,
+    filters: dict[str, list[str]],
+    last: int,
+    quiet: bool,
+    no_trunc: bool,
+    form: str,
+    at: str | None,
+) -> int:
     """List containers, the newest first."""
 
     async def work(client: Client) -> int:
-        found, now = await get_at(client, "containers", "json", at=at, all=int(every))
+        asked = {"filters": json.dumps(filters) if filters else None, "limit": last or None}
+        found, now = await get_at(client, "containers", "json", at=at, all=int(every), **asked)
         if quiet:
             for one in found:
                 print(one["Id"] if no_trunc else short_id(one["Id"]))

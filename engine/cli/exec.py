@@ -8,7 +8,7 @@ import click
 
 from lading.engine.cli.client import Place, message_of, run_with_engine, say_error
 from lading.engine.cli.complete import complete_container
-from lading.engine.cli.run import environment
+from lading.engine.cli.runflags import environment
 
 if TYPE_CHECKING:
     from lading.engine.http.client import Client

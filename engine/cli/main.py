@@ -16,6 +16,7 @@ from lading.engine.cli import archives as cli_archives
 from lading.engine.cli import backup as cli_backup
 from lading.engine.cli import commit as cli_commit
 from lading.engine.cli import compact as cli_compact
+from lading.engine.cli import containergroup as cli_containergroup
 from lading.engine.cli import containers as cli_containers
 from lading.engine.cli import copy as cli_copy
 from lading.engine.cli import df as cli_df
@@ -25,6 +26,7 @@ from lading.engine.cli import exec as cli_exec
 from lading.engine.cli import follow as cli_follow
 from lading.engine.cli import imagegroup as cli_imagegroup
 from lading.engine.cli import images as cli_images
+from lading.engine.cli import lifecycle as cli_lifecycle
 from lading.engine.cli import log as cli_log
 from lading.engine.cli import login as cli_login
 from lading.engine.cli import move as cli_move
@@ -32,7 +34,9 @@ from lading.engine.cli import prune as cli_prune
 from lading.engine.cli import run as cli_run
 from lading.engine.cli import seal as cli_seal
 from lading.engine.cli import serve as cli_serve
+from lading.engine.cli import stats as cli_stats
 from lading.engine.cli import timeline as cli_timeline
+from lading.engine.cli import top as cli_top
 from lading.engine.cli import transfers as cli_transfers
 from lading.engine.cli import verify as cli_verify
 from lading.engine.cli import volume as cli_volume
@@ -133,6 +137,10 @@ for _command in (
     *cli_containers.COMMANDS,
     *cli_copy.COMMANDS,
     *cli_commit.COMMANDS,
+    *cli_lifecycle.COMMANDS,
+    *cli_top.COMMANDS,
+    *cli_stats.COMMANDS,
+    *cli_containergroup.COMMANDS,
     *cli_images.COMMANDS,
     *cli_transfers.COMMANDS,
     *cli_archives.COMMANDS,

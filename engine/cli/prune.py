@@ -1,4 +1,4 @@
-"""``lading prune`` and ``lading image prune``, and ``volume prune`` in part: removing what nothing uses."""
+"""``lading prune``, and ``prune`` of containers, images and volumes alone: removing what nothing uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lading.engine.cli.tables import size
 if TYPE_CHECKING:
     from lading.engine.http.client import Client
 
-__all__ = ["COMMANDS", "confirm", "prune_images", "prune_volumes"]
+__all__ = ["COMMANDS", "confirm", "prune_containers", "prune_images", "prune_volumes"]
 
 _FILTERS = ("until", "label", "label!")
 
@@ -31,16 +31,20 @@ def _filters(_context: click.Context, _parameter: click.Parameter, words: tuple[
     return found
 
 
-def _options(command: Any) -> Any:
+def _choice(command: Any) -> Any:
     for option in (
         click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", callback=_filters,
                      help="Only those before until=10m, or with label=KEY[=VALUE]; label!= for without."),
         click.option("-f", "--force", is_flag=True, help="Without asking."),
         click.option("--dry-run", is_flag=True, help="Only show what would go."),
-        click.option("-a", "--all", "every", is_flag=True, help="Also images that have a name."),
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def _options(command: Any) -> Any:
+    option = click.option("-a", "--all", "every", is_flag=True, help="Also images that have a name.")
+    return option(_choice(command))
 
 
 @click.command(epilog="\b\nExamples:\n  lading prune --dry-run\n  lading prune -af --filter until=24h")
@@ -86,6 +90,22 @@ def prune_images(place: Place, every: bool, dry_run: bool, force: bool, filters:
 
     async def work(client: Client) -> int:
         _total(await _images(client, every, filters, dry_run), dry_run)
+        return 0
+
+    return run_with_engine(place, work)
+
+
+@click.command("prune", epilog="\b\nExamples:\n  lading container prune --dry-run\n  lading container prune -f")
+@_choice
+@click.pass_obj
+def prune_containers(place: Place, dry_run: bool, force: bool, filters: dict[str, list[str]]) -> int:
+    """Remove stopped containers."""
+    confirm(("all stopped containers",), force or dry_run)
+
+    async def work(client: Client) -> int:
+        answer = await _ask(client, "containers", filters, dry_run)
+        _list("Containers", answer["ContainersDeleted"] or (), dry_run)
+        _total(answer["SpaceReclaimed"], dry_run)
         return 0
 
     return run_with_engine(place, work)

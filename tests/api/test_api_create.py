@@ -11,8 +11,8 @@ import pytest
 from lading.engine.api.create import CreateRequest, parse_create
 from lading.engine.api.createlimits import Machine
 from lading.engine.http.message import HttpError
-from lading.engine.imagehealth import settle_health
-from lading.events.imageconfig import Healthcheck
+from lading.events.errors import Invalid
+from lading.events.settingchecks import check_settings
 from lading.events.settings import (
     ContainerSettings,
     Device,
@@ -50,14 +50,19 @@ SECOND = 10**9
 
 
 def asked(host: dict[str, Any] | None = None, machine: Machine = V2, **config: Any) -> CreateRequest:
+    """What is made of a request, checked as it is when it is carried out."""
     body = STOCK | {"HostConfig": STOCK["HostConfig"] | {"NetworkMode": "none"} | (host or {}), **config}
-    return parse_create(body, machine)
+    made = parse_create(body, machine)
+    check_settings(made.recipe.settings, made.recipe.network)
+    return made
 
 
-def refused(host: dict[str, Any] | None = None, machine: Machine = V2, **config: Any) -> HttpError:
-    with pytest.raises(HttpError) as refusal:
+def refused(host: dict[str, Any] | None = None, machine: Machine = V2, **config: Any) -> tuple[int, str]:
+    """The status and the words of the refusal."""
+    with pytest.raises((HttpError, Invalid)) as refusal:
         asked(host, machine, **config)
-    return refusal.value
+    error = refusal.value
+    return (error.status, error.message) if isinstance(error, HttpError) else (400, str(error))
 
 
 def test_what_the_stock_client_sends_unasked_is_accepted_and_asks_for_nothing() -> None:
@@ -65,7 +70,6 @@ def test_what_the_stock_client_sends_unasked_is_accepted_and_asks_for_nothing() 
     assert (made.recipe.image, made.recipe.command, made.recipe.network) == ("busybox", ("echo", "hi"), "host")
     assert [("network" in warning) for warning in made.warnings] == [True]
     assert (made.recipe.settings, made.size) == (ContainerSettings(), None)
-    assert made.with_image(None) == made.recipe
 
 
 # -- what is carried out ----------------------------------------------------------------------------------------
@@ -218,38 +222,25 @@ def test_what_is_the_case_anyway_may_be_asked_for(host: dict[str, Any]) -> None:
 
 # -- health -----------------------------------------------------------------------------------------------------
 
-IMAGE = Healthcheck(("CMD", "ok"), interval=5 * SECOND, retries=7)
-
 
 @pytest.mark.parametrize(
-    ("said", "image", "check"),
+    ("said", "check"),
     [
-        (None, None, None),
-        (None, IMAGE, HealthCheck(("CMD", "ok"), interval=5 * SECOND, retries=7)),
-        ({"Test": ["NONE"]}, IMAGE, None),
-        ({"Test": []}, None, None),
-        ({"Interval": 10**6}, None, None),
-        ({"Interval": 10**6}, IMAGE, HealthCheck(("CMD", "ok"), interval=10**6, retries=7)),
-        ({"Test": ["CMD-SHELL", "x"]}, None, HealthCheck(("CMD-SHELL", "x"))),
+        (None, None),
+        ({"Test": ["NONE"]}, HealthCheck(("NONE",), 0, 0, 0, 0, 0)),
+        ({"Interval": 10**6}, HealthCheck((), 10**6, 0, 0, 0, 0)),
+        ({"Test": ["CMD-SHELL", "x"], "Retries": 2}, HealthCheck(("CMD-SHELL", "x"), 0, 0, 0, 0, 2)),
         (
             {"Test": ["CMD", "a", "b"], "Timeout": 2 * SECOND, "StartPeriod": SECOND, "StartInterval": 10**7},
-            IMAGE,
-            HealthCheck(("CMD", "a", "b"), 5 * SECOND, 2 * SECOND, SECOND, 10**7, 7),
+            HealthCheck(("CMD", "a", "b"), 0, 2 * SECOND, SECOND, 10**7, 0),
         ),
-        (None, Healthcheck(("RUN", "x")), None),
-        (None, Healthcheck(("CMD",)), None),
-        (None, Healthcheck(("CMD", "x"), interval=-1, retries=-1), HealthCheck(("CMD", "x"))),
     ],
     ids=str,
 )
-def test_health_is_the_images_where_nothing_is_said(
-    said: dict[str, Any] | None, image: Healthcheck | None, check: HealthCheck | None
+def test_what_is_not_said_of_health_is_left_to_the_image(
+    said: dict[str, Any] | None, check: HealthCheck | None
 ) -> None:
-    assert settle_health(asked(Healthcheck=said).recipe.settings.health, image) == check
-
-
-def test_a_restart_of_what_is_unhealthy_is_a_setting() -> None:
-    assert asked({"LadingRestartUnhealthy": True}).recipe.settings.restart_unhealthy is True
+    assert asked(Healthcheck=said).recipe.settings == ContainerSettings(health=check)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------
@@ -292,9 +283,9 @@ NOT_HERE_HOST: list[dict[str, Any]] = [
     ids=[*map(str, NOT_HERE), *map(str, NOT_HERE_HOST)],
 )
 def test_nothing_that_is_asked_for_is_silently_left_out(host: dict[str, Any], config: dict[str, Any]) -> None:
-    refusal = refused(host, **config)
-    assert refusal.status == 501
-    assert "not supported in this release" in refusal.message
+    status, said = refused(host, **config)
+    assert status == 501
+    assert "not supported in this release" in said
 
 
 INVALID: list[tuple[dict[str, Any], str]] = [
@@ -344,20 +335,20 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"SecurityOpt": ["nope=1"]}, "invalid --security-opt"),
     ({"SecurityOpt": ["seccomp=/etc/passwd"]}, "Decoding seccomp profile failed"),
     ({"SecurityOpt": ["seccomp=" + "[" * 100_000]}, "Decoding seccomp profile failed"),
-    ({"MaskedPaths": ["proc"]}, "invalid MaskedPaths"),
-    ({"ReadonlyPaths": ["/proc/../etc"]}, "invalid ReadonlyPaths"),
-    ({"Devices": [{"PathOnHost": "dev/x"}]}, "invalid Devices"),
-    ({"Devices": [{"PathOnHost": "/dev/x", "CgroupPermissions": "rx"}]}, "invalid device permissions"),
-    ({"DeviceCgroupRules": ["c 1:3"]}, "invalid device cgroup rule format: 'c 1:3'"),
-    ({"DeviceCgroupRules": ["c 1:3 r\n"]}, "invalid device cgroup rule format"),
-    ({"GroupAdd": ["a b"]}, "Unable to find group a b"),
+    ({"MaskedPaths": ["proc"]}, "invalid masked path"),
+    ({"ReadonlyPaths": ["/proc/../etc"]}, "invalid read-only path"),
+    ({"Devices": [{"PathOnHost": "dev/x"}]}, "invalid device"),
+    ({"Devices": [{"PathOnHost": "/dev/x", "CgroupPermissions": "rx"}]}, "invalid permissions of device /dev/x"),
+    ({"DeviceCgroupRules": ["c 1:3"]}, "invalid device cgroup rule"),
+    ({"DeviceCgroupRules": ["c 1:3 r\n"]}, "invalid device cgroup rule"),
+    ({"GroupAdd": ["a b"]}, "invalid group 'a b'"),
     ({"Ulimits": [{"Name": "files", "Soft": 1, "Hard": 1}]}, "invalid ulimit type: files"),
     (
         {"Ulimits": [{"Name": "nofile", "Soft": 2, "Hard": 1}]},
         "soft limit must be less than or equal to hard limit",
     ),
     ({"Ulimits": [{"Name": "nofile", "Soft": -1, "Hard": 1}]}, "soft limit must be less than or equal"),
-    ({"Ulimits": [{"Name": "nofile", "Soft": -2, "Hard": -2}]}, "invalid ulimit nofile"),
+    ({"Ulimits": [{"Name": "nofile", "Soft": -2, "Hard": -2}]}, "invalid ulimit nofile -2"),
     ({"Sysctls": {"net/core": "1"}}, "invalid sysctl"),
     ({"Sysctls": {"net.a/../../x": "1"}}, "invalid sysctl"),
     ({"Sysctls": {"kernel.shm_rmid_forced": "1+kernel.core_pattern=|/x"}}, "invalid value"),
@@ -373,11 +364,11 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"OomScoreAdj": 1001}, "Invalid value 1001, range for oom score adj is [-1000, 1000]"),
     ({"ExtraHosts": ["a"]}, "bad format for add-host: 'a'"),
     ({"ExtraHosts": [":1.2.3.4"]}, "bad format for add-host"),
-    ({"ExtraHosts": ["a:1.2.3.4\n6.6.6.6 evil"]}, "invalid IP address in add-host"),
-    ({"ExtraHosts": ["a\nb:1.2.3.4"]}, "bad format for add-host"),
-    ({"ExtraHosts": ["a:fe80::1%eth0"]}, "invalid IP address in add-host"),
-    ({"Dns": ["1.2.3"]}, "invalid DNS server"),
-    ({"Dns": ["1.2.3.4\nsearch x"]}, "invalid DNS server"),
+    ({"ExtraHosts": ["a:1.2.3.4\n6.6.6.6 evil"]}, "IP address in add-host"),
+    ({"ExtraHosts": ["a\nb:1.2.3.4"]}, "IP address in add-host"),
+    ({"ExtraHosts": ["a:fe80::1%eth0"]}, "IP address in add-host"),
+    ({"Dns": ["1.2.3"]}, "invalid dns server"),
+    ({"Dns": ["1.2.3.4\nsearch x"]}, "invalid dns server"),
     ({"DnsSearch": ["a b"]}, "invalid dns search domain"),
     ({"DnsSearch": ["a\n"]}, "invalid dns search domain"),
     ({"DnsOptions": ["ndots:2\n"]}, "invalid dns option"),
@@ -417,9 +408,9 @@ INVALID: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("host", "words"), INVALID, ids=lambda each: str(each)[:80])
 def test_what_can_not_be_is_refused_in_mobys_words(host: dict[str, Any], words: str) -> None:
-    refusal = refused(host, V1)
-    assert (refusal.status, words in refusal.message) == (400, True), refusal.message
-    assert len(refusal.message) < 1100
+    status, said = refused(host, V1)
+    assert (status, words in said) == (400, True), said
+    assert len(said) < 1100
 
 
 @pytest.mark.parametrize(
@@ -444,7 +435,6 @@ def test_what_can_not_be_is_refused_in_mobys_words(host: dict[str, Any], words: 
         ({"Healthcheck": {"Retries": -1}}, "Retries in Healthcheck cannot be negative"),
         ({"Healthcheck": {"interval": 1}}, "it has no field 'interval'"),
         ({"NetworkingConfig": {"EndpointsConfig": []}}, "invalid EndpointsConfig"),
-        ({"HostConfig": []}, "invalid HostConfig"),
         ({"Tty": True, "HostConfig": {"ConsoleSize": [1, 2, 3]}}, "invalid ConsoleSize"),
         ({"Tty": True, "HostConfig": {"ConsoleSize": [1, -2]}}, "invalid ConsoleSize"),
         ({"Hostname": "x", "HostConfig": {"UTSMode": "host"}}, "conflicting options: hostname and the UTS mode"),
@@ -452,11 +442,12 @@ def test_what_can_not_be_is_refused_in_mobys_words(host: dict[str, Any], words: 
     ids=lambda each: str(each)[:80],
 )  # fmt: skip
 def test_what_is_malformed_is_refused_as_such(config: dict[str, Any], words: str) -> None:
-    with pytest.raises(HttpError) as refusal:
-        parse_create(STOCK | config, V2)
-    assert (refusal.value.status, words in refusal.value.message) == (400, True), refusal.value.message
+    status, said = refused(config.pop("HostConfig", None), **config)
+    assert (status, words in said) == (400, True), said
 
 
 def test_an_empty_request_names_no_image() -> None:
     with pytest.raises(HttpError, match="no image"):
         parse_create({}, V2)
+    with pytest.raises(HttpError, match="invalid HostConfig"):
+        parse_create(STOCK | {"HostConfig": []}, V2)

@@ -17,12 +17,12 @@ from lading.engine.cli.main import group
 SOURCE = Path(__file__).parents[2] / "src" / "lading"
 
 COMMANDS = [
-    *("attach", "backup", "commit", "compact", "completion", "cp", "df", "diff", "doctor", "events", "exec"),
-    *("export", "fork"),
-    *("history", "image"),
-    *("images", "import", "import-log", "inspect", "keygen", "kill", "load", "log", "login", "logout"),
-    *("logs", "prune", "ps", "pull", "push", "rename", "restore", "rm", "rmi", "run"),
-    *("save", "seal", "serve", "start", "stop", "tag", "timeline", "verify", "version", "volume", "wait"),
+    *("attach", "backup", "commit", "compact", "completion", "container", "cp", "create", "df", "diff"),
+    *("doctor", "events", "exec", "export", "fork", "history", "image", "images", "import", "import-log"),
+    *("inspect", "keygen", "kill", "load", "log", "login", "logout", "logs", "pause", "prune", "ps"),
+    *("pull", "push", "rename", "restart", "restore", "rm", "rmi", "run", "save", "seal", "serve"),
+    *("start", "stats", "stop", "tag", "timeline", "top", "unpause", "update", "verify", "version"),
+    *("volume", "wait"),
 ]
 
 _IMPORTED = """
@@ -99,6 +99,16 @@ def test_the_history_is_read_without_trio(tmp_path: Path) -> None:
         (("run", "--network", "bridge", "x"), "'bridge' is not one of"),
         (("run", "--bogus", "x"), "No such option '--bogus'"),
         (("run", "-e", "=1", "x"), "'=1' has no name"),
+        (("run", "-m", "much", "x"), "'much' is no size"),
+        (("create", "--cpus", "0.0000000001", "x"), "is too precise"),
+        (("run", "--health-interval", "5", "x"), "'5' is no duration"),
+        (("run", "--rm", "--restart", "always", "x"), "--restart and --rm conflict"),
+        (("run", "--no-healthcheck", "--health-retries", "1", "x"), "--no-healthcheck conflicts"),
+        (("run", "--env-file", "/no/such/file", "x"), "No such file or directory: /no/such/file"),
+        (("run", "--device", "sda", "x"), "'sda' is not an absolute path"),
+        (("update", "x"), "there is nothing to change"),
+        (("update", "x", "--memory-swappiness", "1"), "No such option '--memory-swappiness'"),
+        (("ps", "--filter", "healthy"), "'healthy' is no filter"),
         (("logs", "--since", "yesterday", "x"), "'yesterday' is no time"),
         (("logs", "-n", "some", "x"), "neither a number nor 'all'"),
         (("completion", "cmd"), "'cmd' is not one of"),
