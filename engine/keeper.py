@@ -140,7 +140,7 @@ class Keeper:
 
     def _engine_gone(self) -> None:
         for run in self._runs.values():
-            run.watched = False
+            run.output.unwatch()
             if run.exit is not None:
                 run.make_durable()
             elif self._on_exit == "stop":
@@ -162,7 +162,8 @@ class Keeper:
     def _handle(self, message: dict[str, Any], brought: Descriptors) -> None:
         match message["op"]:
             case "run":
-                self._nursery.start_soon(self._run, message)
+                new = self._runs[message["id"]] = Run(message, self._dir, self._tell)
+                self._nursery.start_soon(self._run, new)
             case "exec":
                 each = self._execs[message["id"]] = Exec(
                     message, brought.take(message["fds"]), self._dir, self._tell
@@ -185,10 +186,10 @@ class Keeper:
                     run.forget()
             case "watch":
                 run = self._runs.get(message["id"])
-                if run is not None:
-                    run.watched = message["on"]
-                    if run.watched:  # what came before the request was heard counts, too
-                        self._tell({"op": "wrote", "id": run.id})
+                if run is not None and message["on"]:
+                    run.output.watch(message["after"])
+                elif run is not None:
+                    run.output.unwatch()
             case "policy":
                 self._on_exit = message["on_exit"]
 
@@ -198,8 +199,7 @@ class Keeper:
             self._nursery.start_soon(reap_strays)
         self._leave_if_idle()
 
-    async def _run(self, message: dict[str, Any]) -> None:
-        run = self._runs[message["id"]] = Run(message, self._dir, self._tell)
+    async def _run(self, run: Run) -> None:
         await run.live(lambda: self._send is not None)
         if run.exit is None:
             del self._runs[run.id]

@@ -15,10 +15,11 @@ from typing import Any
 import trio
 
 from lading.engine import wire
+from lading.engine.keeper_output import RunOutput
 from lading.engine.keeper_tty import Console
 from lading.engine.launch import launch, open_pipes, wait_orphan, wait_runtime
 from lading.storage.cgroups import kill_all, oom_kills
-from lading.storage.output import CHUNK, append_chunk
+from lading.storage.output import CHUNK
 from lading.storage.procfs import boot_id, has_executed, start_ticks
 
 __all__ = ["Run", "write_record"]
@@ -38,7 +39,7 @@ class Run:
     def __init__(self, message: dict[str, Any], run_dir: Path, tell: Callable[[dict[str, Any]], None]) -> None:
         self.id: str = message["id"]
         self.number: int = message["run"]
-        self.watched: bool = message["watch"]
+        self.output = RunOutput(message, tell)
         self.exit: dict[str, Any] | None = None
         self._ask = message
         self._tell = tell
@@ -49,10 +50,6 @@ class Run:
         self._over = trio.Event()
         self._stdin: trio.lowlevel.FdStream | None = None
         self._feeding = trio.Lock()
-        self._output = -1
-        self._output_start = 0
-        self._wrote = 0
-        self._first_error = b""
         self._console: Console | None = None
         self._cgroup: str = message["cgroup"]
         self._leaves: bool = message["leaves"]
@@ -93,18 +90,17 @@ class Run:
             os.close(pidfd)
             if self._console is not None:
                 self._console.close()
-            if self._output >= 0:
-                os.close(self._output)
         await self._end_input()
         if not self._started:
             self.read_pid()
             why = self._why_not_executed(code)
             if why is not None:
-                with contextlib.suppress(OSError):  # what the runtime said is no output
-                    os.truncate(self._ask["output"], self._output_start)
+                self.output.take_back()
+                self.output.close()
                 self._fail(why)
                 return
             self._tell_started()
+        self.output.close()
         now = time.time_ns()
         self.exit = {
             "run": self.number,
@@ -186,14 +182,14 @@ class Run:
     async def _pump_and_reap(self, pidfd: int, out: int, err: int) -> int:
         """Everything between launch and end; the exit code."""
         async with trio.open_nursery() as pumps:
-            pumps.start_soon(self._pump, 1, out)
-            pumps.start_soon(self._pump, 2, err)
+            pumps.start_soon(self.output.pump, 1, out, self._over)
+            pumps.start_soon(self.output.pump, 2, err, self._over)
             pumps.start_soon(self._see_start)
             if self._cgroup and not self._leaves:
                 pumps.start_soon(self._end_others_first)
             if self._console is not None:
                 pumps.start_soon(self._console.receive)
-                pumps.start_soon(self._console.pump, partial(self._take, 1), self._over.is_set, CHUNK)
+                pumps.start_soon(self._console.pump, partial(self.output.take, 1), self._over.is_set, CHUNK)
             code = await wait_runtime(self._runtime, pidfd)
             if self._console is not None:
                 self._console.give_up()
@@ -236,29 +232,6 @@ class Run:
                 await trio.sleep(pause)
                 pause *= 2
 
-    async def _pump(self, stream: int, fd: int) -> None:
-        async with trio.lowlevel.FdStream(fd) as pipe:
-            while data := await pipe.receive_some(CHUNK):
-                self._take(stream, data)
-
-    def _take(self, stream: int, data: bytes) -> None:
-        """Output came. What goes wrong with it is no matter of the container's."""
-        if self._wrote == 0 and (stream == 2 or self._console is not None):
-            self._first_error = data[:4096]
-        self._wrote += len(data)
-        with contextlib.suppress(OSError):  # a full disk loses output, never the container
-            self._append(stream, data)
-        if self.watched:
-            self._tell({"op": "wrote", "id": self.id})
-
-    def _append(self, stream: int, data: bytes) -> None:
-        """Write one chunk of output; the file is made by the first."""
-        if self._output < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._output = os.open(self._ask["output"], flags, 0o600)
-            self._output_start = os.fstat(self._output).st_size
-        append_chunk(self._output, stream, time.time_ns(), data)
-
     # -- the start ------------------------------------------------------------------------------------------
 
     async def _see_start(self) -> None:
@@ -299,9 +272,9 @@ class Run:
         Errors before execve are in the runtime's log and leave no pid file. A failing execve itself happens
         after the runtime let go: its child says so on standard error, in one line, and exits 1 or 255.
         """
-        said = self._first_error.decode("utf-8", "replace").strip()
+        said = self.output.first_error.decode("utf-8", "replace").strip()
         if self._pid:
-            if code in (1, 255) and self._wrote == len(self._first_error) and "\n" not in said:
+            if code in (1, 255) and self.output.total == len(self.output.first_error) and "\n" not in said:
                 if said.startswith('{"msg":"exec container process'):
                     with contextlib.suppress(ValueError, KeyError, TypeError):
                         return str(json.loads(said)["msg"])

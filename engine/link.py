@@ -71,6 +71,7 @@ class Link:
         self._connecting = trio.Lock()
         self._output: dict[str, trio.Event] = {}
         self._watchers: dict[str, int] = {}
+        self._asked: set[str] = set()  # those of which the keeper will tell, once
         self.keeper_pid: int = 0
         self.execs: ExecLink = ExecLink(self._post)
 
@@ -103,7 +104,9 @@ class Link:
             await self.connect()
         kept = KeptRun(message["id"], message["run"])
         self._runs[kept.id] = kept
-        self._post({"op": "run", "watch": kept.id in self._watchers, **message})
+        watch = kept.id in self._watchers
+        (self._asked.add if watch else self._asked.discard)(kept.id)
+        self._post({"op": "run", "watch": watch, **message})
         return kept
 
     @property
@@ -121,18 +124,22 @@ class Link:
             del self._runs[kept.id]
             self._post({"op": "forget", "id": kept.id, "run": kept.run})
 
-    async def wait_output(self, container: str, seen: trio.Event) -> None:
-        """Return when the container printed since ``output_mark`` gave ``seen``, or its run ended."""
+    async def wait_output(self, container: str, seen: trio.Event, after: int) -> None:
+        """Return when the container printed since ``output_mark`` gave ``seen``, or its run ended.
+
+        ``after``: how much of its output was read (``OutputCursor.position``). What was printed since then, and
+        before the keeper hears of this, counts, too.
+        """
         self._watchers[container] = self._watchers.get(container, 0) + 1
-        if self._watchers[container] == 1:
-            self._post({"op": "watch", "id": container, "on": True})
         try:
+            if container not in self._asked:
+                self._asked.add(container)
+                self._post({"op": "watch", "id": container, "on": True, "after": after})
             await seen.wait()
         finally:
             self._watchers[container] -= 1
             if not self._watchers[container]:
                 del self._watchers[container]
-                self._post({"op": "watch", "id": container, "on": False})
 
     def output_mark(self, container: str) -> trio.Event:
         """The event that the container's next output, or the end of its run, sets."""
@@ -253,6 +260,7 @@ class Link:
             self._outbox.close()
         self._stream = self._outbox = None
         self.keeper_pid = 0
+        self._asked.clear()
         runs, self._runs = self._runs, {}
         for kept in runs.values():
             kept.lost = True
@@ -266,6 +274,7 @@ class Link:
 
     def wake(self, container: str) -> None:
         """Set the event that ``output_mark`` gave: there is output, or the end of it."""
+        self._asked.discard(container)
         mark = self._output.pop(container, None)
         if mark is not None:
             mark.set()

@@ -122,6 +122,8 @@ class Supervisor:
                     "argv": runtime.run(self.id, bundle, pid_file, f"{bundle}/log", console, detach=leaves),
                     "log": f"{bundle}/log",
                     "output": f"{own}/output",
+                    "log_size": settings.log_size,
+                    "log_files": settings.log_files,
                     "exit": f"{own}/exit",
                     "note": f"{core.paths.run}/exits/{self.id}",
                     "stdin": self._spec.open_stdin,

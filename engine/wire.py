@@ -3,9 +3,9 @@
 Engine to keeper::
 
     {op: "run", id, run, argv, log, output, exit, note, stdin, stop_signal, stop_timeout, watch, tty?, cgroup,
-     leaves}
+     leaves, log_size, log_files}     bytes of a file of output, and how many (0: one, of any size)
     {op: "forget", id, run}       the exit is in the log: drop the run
-    {op: "watch", id, on}         tell, or stop telling, when output grows
+    {op: "watch", id, on, after}  tell once, as soon as there is more output than so many bytes; or don't
     {op: "policy", on_exit}       "leave" or "stop" the containers when the engine goes
     {op: "resize", id, rows, columns}                     the terminal of a run or an exec
     {op: "exec", id, argv, process, log, note, streams, fds, tty, detaches}    see ``keeper_exec``

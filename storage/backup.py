@@ -39,6 +39,7 @@ from lading.events.views import ARCHIVES, CONTAINERS, LAYERS
 from lading.storage.environment import open_log
 from lading.storage.linux import sync_directory, syncfs
 from lading.storage.log import Log
+from lading.storage.outputfiles import copy_output
 from lading.storage.recordlines import canonical
 from lading.storage.store import locate, read_identity, read_log
 from lading.storage.trees import remove_tree
@@ -49,8 +50,8 @@ _NAME = "lading-backup"
 _VERSION = 1
 _LONGEST = 64 << 20
 _GONE = (": No such file or directory", "as it was replaced while being copied")
-_OWN = ("upper", "output", "exit")
-"""What is copied of a container's directory: all but overlayfs's own work directory, which is made anew."""
+_OWN = ("upper", "exit")
+"""What is copied of a container's directory, besides its output: overlayfs's own work directory is made anew."""
 
 Told = Callable[[int, int], None]
 
@@ -286,6 +287,8 @@ def _copy_container(source: Path, target: Path) -> bool:
     for name in _OWN:
         if os.path.lexists(source / name):
             copy_tree(source / name, target / name)
+    with contextlib.suppress(FileNotFoundError):
+        copy_output(source, target)
     return source.is_dir()
 
 

@@ -10,7 +10,6 @@ what they held when they were copied is for whoever kept the backup to know.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -33,13 +32,14 @@ from lading.events.views import ARCHIVES, CONTAINERS, LAYERS
 from lading.storage.backup import Manifest, Told, copy_tree, read_manifest
 from lading.storage.environment import open_log
 from lading.storage.newstore import making_store
-from lading.storage.output import read_chunks
+from lading.storage.output import whole_end
+from lading.storage.outputfiles import is_output_name
 from lading.storage.trees import measure
 
 __all__ = ["restore_backup"]
 
 _CHUNK = 1 << 20
-_KINDS: dict[str, Callable[[int], bool]] = {"upper": stat.S_ISDIR, "output": stat.S_ISREG, "exit": stat.S_ISREG}
+_KINDS: dict[str, Callable[[int], bool]] = {"upper": stat.S_ISDIR, "exit": stat.S_ISREG}
 _PAGE = 1000
 
 
@@ -131,7 +131,9 @@ def _take_files(directory: Path, named: _Named, work: Path, told: Told) -> None:
             for name, kind in _KINDS.items():
                 if os.path.lexists(directory / own / name):
                     _take_tree(directory, f"{own}/{name}", work, kind)
-            _trim_output(work / own / "output")
+            for name in filter(is_output_name, os.listdir(directory / own)):
+                _take_tree(directory, f"{own}/{name}", work, stat.S_ISREG)
+                _trim_output(work / own / name)
         told(number, total)
     for number, name in enumerate(named.volumes, total - len(named.volumes) + 1):
         (work / "volumes" / name).mkdir(mode=0o701)
@@ -149,16 +151,12 @@ def _take_tree(directory: Path, path: str, work: Path, kind: Callable[[int], boo
 
 
 def _trim_output(path: Path) -> None:
-    """Cut off a chunk that was being written when it was copied: what comes after it could not be read."""
-    with contextlib.suppress(FileNotFoundError):
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            end = 0
-            while chunks := read_chunks(fd, end):
-                end = chunks[-1].end
-            os.ftruncate(fd, end)
-        finally:
-            os.close(fd)
+    """Cut off a chunk that was being written when it was copied."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, whole_end(fd)[0])
+    finally:
+        os.close(fd)
 
 
 def _is(path: Path, kind: Callable[[int], bool]) -> bool:

@@ -20,10 +20,10 @@ from lading.engine.core import Core
 from lading.engine.engine import Engine
 from lading.engine.http.message import RAW_STREAM, HttpError, Request, Send
 from lading.engine.http.router import Router
-from lading.engine.http.stdcopy import frame
+from lading.engine.http.stdcopy import STDERR, frame, frame_lines
 from lading.engine.link import ContainerInput
 from lading.engine.nursery import open_bare_nursery
-from lading.engine.output import LogPiece, OutputReader
+from lading.engine.output import LogChunk, OutputReader
 from lading.engine.supervisor import Supervisor
 from lading.engine.waiting import next_run, wait_begun
 from lading.events.container import Phase
@@ -31,8 +31,11 @@ from lading.events.errors import EngineClosed
 
 __all__ = ["add_stream_routes"]
 
-_PENDING: Final = 64
-"""Pieces that may wait to be sent: with 64 KiB in each at most 4 MiB, and far less in practice."""
+_PENDING: Final = 16
+"""Chunks that may wait to be sent: with 64 KiB in each at most a megabyte."""
+_AT_ONCE: Final = 1 << 18
+"""Bytes after which what waits goes in the next piece."""
+_LOST: Final = b"[output is missing here: it was rotated away, found no room on the disk, or is damaged]\n"
 
 
 def add_stream_routes(router: Router, engine: Engine) -> None:
@@ -64,15 +67,14 @@ class _Streams:
         def open_reader() -> OutputReader:
             return container.logs(follow=follow, tail=tail, since=since, until=until, stdout=stdout, stderr=stderr)
 
-        # Finding the last lines reads everything there is: not in the way of everybody else.
+        # Finding the last lines may read much: not in the way of everybody else.
         reader = open_reader() if tail is None else await trio.to_thread.run_sync(open_reader)
-        raw = self._engine.core.settings(container.id).tty
-        shape = _shapes(raw)[query.flag("timestamps")]
-        kind = RAW_STREAM if raw else stream_type(request)
+        tty = self._engine.core.settings(container.id).tty
+        kind = RAW_STREAM if tty else stream_type(request)
         with reader:
             async with request.respond(200, {"Content-Type": kind}, endless=follow) as send:
                 with trio.move_on_after(max(left, 0) if follow else math.inf):
-                    await _pump(reader, shape, send)
+                    await _pump(reader, _lines_of(tty, query.flag("timestamps")), send)
 
     async def attach(self, request: Request) -> None:
         query, core = request.query, self._engine.core
@@ -81,12 +83,11 @@ class _Streams:
             raise HttpError(409, f"container {state.id} is marked for removal and cannot be attached to")
         stream, logs = query.flag("stream"), query.flag("logs")
         streams = frozenset(number for number, name in ((1, "stdout"), (2, "stderr")) if query.flag(name))
-        raw = core.settings(state.id).tty
-        shape = _shapes(raw)[False]
+        tty = core.settings(state.id).tty
+        shape = _raw if tty else _framed
         # Opened before anybody can start the container, so whatever it prints comes after this place.
         with OutputReader(core, state.id, follow=stream, from_now=not logs, streams=streams) as reader:
-            kind = RAW_STREAM if raw else stream_type(request)
-            async with request.hijack(kind, endless=True) as client:
+            async with request.hijack(RAW_STREAM if tty else stream_type(request), endless=True) as client:
                 if not stream:
                     if logs:
                         await _pump(reader, shape, client.send_all)
@@ -100,7 +101,7 @@ class _Streams:
                 async with open_bare_nursery() as nursery:
                     if supervisor is not None and query.flag("stdin") and state.spec.open_stdin:
                         # Who leaves a terminal may come back to it: that is no end of its input, as in Docker.
-                        once = state.spec.stdin_once and not raw
+                        once = state.spec.stdin_once and not tty
                         nursery.start_soon(self._feed, supervisor, once, client)
                     await _pump(reader, shape, client.send_all)
                     nursery.cancel_scope.cancel()
@@ -123,29 +124,39 @@ class _Streams:
 # -- output -------------------------------------------------------------------------------------------------
 
 
-Shape = Callable[[LogPiece], bytes]
+def _raw(chunk: LogChunk) -> bytes:
+    """As a terminal has it."""
+    return chunk.data
 
 
-def _shapes(raw: bool) -> tuple[Shape, Shape]:
-    """How a piece is sent: as it is, or with the time in front of it. What a terminal printed is not framed."""
-    return (_plain, _stamped_line) if raw else (_framed, _stamped)
+def _framed(chunk: LogChunk) -> bytes:
+    """As it came from the container, in frames that end anywhere."""
+    return frame(chunk.stream, chunk.data)
 
 
-def _plain(piece: LogPiece) -> bytes:
-    return piece.data
+def _lines_of(tty: bool, timestamps: bool) -> Callable[[LogChunk], bytes]:
+    """How logs are sent: a frame for each line, for clients that take frames for lines; of a terminal, none.
+
+    A time goes in front of each line, and not of the later pieces of a long one. Where output is missing, a line
+    of standard error says so.
+    """
+
+    def shape(chunk: LogChunk) -> bytes:
+        prefix = f"{stamp(chunk.time)} ".encode() if timestamps else b""
+        if tty:
+            data = _stamped(chunk.data, prefix, chunk.starts) if timestamps else chunk.data
+        else:
+            data = frame_lines(chunk.stream, chunk.data, prefix, starts=chunk.starts)
+        if chunk.lost:
+            data = (prefix + _LOST if tty else frame(STDERR, prefix + _LOST)) + data
+        return data
+
+    return shape
 
 
-def _stamped_line(piece: LogPiece) -> bytes:
-    """With the time in front of each line, and not of the later pieces of a long one."""
-    return f"{stamp(piece.time)} ".encode() + piece.data if piece.starts else piece.data
-
-
-def _framed(piece: LogPiece) -> bytes:
-    return frame(piece.stream, piece.data)
-
-
-def _stamped(piece: LogPiece) -> bytes:
-    return frame(piece.stream, _stamped_line(piece))
+def _stamped(data: bytes, prefix: bytes, starts: bool) -> bytes:
+    inner = data[:-1].replace(b"\n", b"\n" + prefix) + data[-1:]
+    return prefix + inner if starts else inner
 
 
 def _tail(text: str) -> int | None:
@@ -153,7 +164,7 @@ def _tail(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-async def _pump(reader: OutputReader, shape: Shape, send: Send) -> None:
+async def _pump(reader: OutputReader, shape: Callable[[LogChunk], bytes], send: Send) -> None:
     """Send everything that ``reader`` gives; what has piled up meanwhile goes in one piece.
 
     One that reads slowly holds back only its own reader: nothing is kept for it but what is on disk anyway.
@@ -162,8 +173,8 @@ async def _pump(reader: OutputReader, shape: Shape, send: Send) -> None:
 
     async def read() -> None:
         async with outbox:
-            async for piece in reader:
-                data = shape(piece)
+            async for chunk in reader.chunks():
+                data = shape(chunk)
                 try:
                     outbox.send_nowait(data)
                 except trio.WouldBlock:
@@ -172,11 +183,12 @@ async def _pump(reader: OutputReader, shape: Shape, send: Send) -> None:
     async with open_bare_nursery() as nursery:
         nursery.start_soon(read)
         async for data in inbox:
-            parts = [data]
+            parts, size = [data], len(data)
             with suppress(trio.WouldBlock, trio.EndOfChannel):
-                while True:
+                while size < _AT_ONCE:
                     parts.append(inbox.receive_nowait())
-            await send(b"".join(parts))
+                    size += len(parts[-1])
+            await send(b"".join(parts) if len(parts) > 1 else data)
 
 
 # -- input --------------------------------------------------------------------------------------------------

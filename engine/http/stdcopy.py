@@ -11,7 +11,7 @@ import struct
 
 from lading.events.errors import Invalid
 
-__all__ = ["HEADER_SIZE", "STDERR", "STDIN", "STDOUT", "SYSTEM_ERROR", "Demultiplexer", "frame"]
+__all__ = ["HEADER_SIZE", "STDERR", "STDIN", "STDOUT", "SYSTEM_ERROR", "Demultiplexer", "frame", "frame_lines"]
 
 STDIN, STDOUT, STDERR, SYSTEM_ERROR = range(4)
 HEADER_SIZE = 8
@@ -26,6 +26,26 @@ def frame(stream: int, payload: bytes) -> bytes:
     if len(payload) > _PAYLOAD_MAX:
         raise Invalid("frame size", len(payload), "a frame holds less than 4 GiB; split it")
     return _HEADER.pack(stream, len(payload)) + payload
+
+
+def frame_lines(stream: int, data: bytes, prefix: bytes = b"", *, starts: bool = True) -> bytes:
+    """``data`` as frames of ``stream``, one for each line, as Docker's logs have it.
+
+    ``prefix`` goes in front of each line; not of the first if that only goes on with one, which ``starts`` tells.
+    """
+    lines = data.split(b"\n")
+    last = lines.pop()
+    pack, more = _HEADER.pack, len(prefix) + 1
+    parts = []
+    if lines and not starts:
+        parts.append(pack(stream, len(lines[0]) + 1) + lines.pop(0) + b"\n")
+        starts = True
+    # One join of short pieces: an object and a call for each line is what this costs.
+    parts += [pack(stream, len(line) + more) + prefix + line + b"\n" for line in lines]
+    if last:
+        last = prefix + last if starts else last
+        parts.append(pack(stream, len(last)) + last)
+    return b"".join(parts)
 
 
 class Demultiplexer:

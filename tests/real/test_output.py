@@ -13,7 +13,7 @@ import trio
 from stage import IMAGE, Stage, output, printed
 
 import lading
-from lading.storage.output import read_chunks
+from lading.storage.outputcursor import OutputCursor
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -219,12 +219,12 @@ def _field(pid: int, name: str) -> str:
 async def test_output_without_a_reader_is_all_there(stage: Stage) -> None:
     async with stage.emptied() as engine:
         made = await done(engine, "head -c 3000000 /dev/zero")
-        fd = os.open(stage.paths.container(made.id) / "output", os.O_RDONLY)
+        fd = os.open(stage.paths.container(made.id), os.O_RDONLY)
+        cursor, total = OutputCursor(fd), 0
         try:
-            offset = total = 0
-            while chunks := read_chunks(fd, offset):
+            while chunks := cursor.read():
                 total += sum(len(chunk.data) for chunk in chunks)
-                offset = chunks[-1].end
         finally:
+            cursor.close()
             os.close(fd)
         assert total == 3_000_000

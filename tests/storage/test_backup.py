@@ -29,7 +29,7 @@ from lading.events.spec import ContainerSpec, ProcessId
 from lading.events.store import ENGINE_STREAM, StoreCreated
 from lading.storage import store
 from lading.storage.backup import Manifest, make_backup, read_manifest
-from lading.storage.output import append_chunk
+from lading.storage.outputwriter import OutputWriter
 from lading.storage.restoring import restore_backup
 from lading.storage.store import open_store, read_log
 
@@ -57,11 +57,12 @@ def past() -> Stored:
 
 def printed(*words: bytes) -> bytes:
     """What a container's output file has when it printed ``words``."""
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryDirectory() as directory:
+        writer = OutputWriter(directory)
         for word in words:
-            append_chunk(file.fileno(), 1, 5, word)
-        file.seek(0)
-        return file.read()
+            writer.write(1, 5, word)
+        writer.close()
+        return Path(directory, "output").read_bytes()
 
 
 PRINTED = printed(b"one", b"two")
