@@ -101,6 +101,8 @@ class OutputReader:
             elif tail is not None:
                 if self._cursor.seek_tail(tail, streams, since, until):
                     self._muted = streams
+                else:
+                    self._cursor.seek_time(since)
             elif since:
                 self._cursor.seek_time(since)
 
