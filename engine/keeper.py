@@ -43,6 +43,8 @@ __all__ = ["Keeper", "main"]
 Sent = tuple[dict[str, Any], Sequence[int]]
 """A message to the engine, with descriptors of its own."""
 
+_MOMENT = 0.02
+
 _GRACE = 10.0
 """Seconds in which the engine that started this keeper has to connect."""
 
@@ -54,6 +56,7 @@ class Keeper:
         self._dir = run_dir
         self._runs: dict[str, Run] = {}
         self._execs: dict[str, Exec] = {}
+        self._begun: list[Exec] = []
         self._send: Callable[[Sent], None] | None = None
         self._on_exit = "leave"
         self._scope = trio.CancelScope()
@@ -212,9 +215,21 @@ class Keeper:
         while True:
             await trio.lowlevel.wait_readable(watch.fd)
             for name in watch.read():
-                named = self._runs.get(name) or self._execs.get(name)
-                if named is not None:
-                    named.read_pid()
+                run = self._runs.get(name)
+                if run is not None:
+                    run.read_pid()
+                elif name in self._execs:
+                    self._begun.append(self._execs[name])
+                    if len(self._begun) == 1:
+                        self._nursery.start_soon(self._tell_of_execs)
+
+    async def _tell_of_execs(self) -> None:
+        """Tell, a moment later, that execs have begun: most are over by then, and that is all there is to tell."""
+        await trio.sleep(_MOMENT)
+        begun, self._begun = self._begun, []
+        for each in begun:
+            if each.exit is None:
+                each.read_pid()
 
 
 def _close(fds: Sequence[int]) -> None:

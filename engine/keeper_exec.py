@@ -48,6 +48,7 @@ class Exec:
         self._tell = tell
         self._pid_file = run_dir / "pids" / self.id
         self._pid = self._ticks = 0
+        self._executed = False
         self._stdio: dict[int, int] = {}
         self._rests: dict[str, int] = {}
         self._console: Console | None = None
@@ -108,10 +109,12 @@ class Exec:
                 nursery.start_soon(self._take_console, self._console)
                 code = await wait_runtime(runtime, pidfd)
                 self._console.give_up()
-        self.read_pid(tell=False)
         if code < 0 or (code == 0 and self._ask["detaches"]):
+            self.read_pid(tell=False)
+            self._executed = self._pid != 0
             status = await wait_orphan(self._pid, self._ticks)
             return status if status is not None else 128 - code
+        self._executed = code == 0 or self._pid != 0 or self._pid_file.exists()
         return code
 
     async def _take_console(self, console: Console) -> None:
@@ -137,13 +140,13 @@ class Exec:
 
     def _why_not_executed(self, code: int) -> str:
         """The runtime's words if the command was never executed, or empty. Only these codes can mean that."""
-        if code not in (1, 126, 127, 255) and self._pid:
+        if self._executed and code not in (1, 126, 127, 255):
             return ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
             lines = Path(self._ask["log"]).read_text().strip().splitlines()
             errors = [entry for line in lines if (entry := json.loads(line)).get("level") in ("error", "fatal")]
             return str(errors[-1]["msg"])
-        return "" if self._pid else f"the runtime ended with {code} and said nothing"
+        return "" if self._executed else f"the runtime ended with {code} and said nothing"
 
     def _clear(self) -> None:
         for path in (self._ask["process"], self._ask["log"], self._pid_file):

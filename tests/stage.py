@@ -114,7 +114,7 @@ class Census:
         assert collections.Counter(threads()) - collections.Counter(self.threads) == collections.Counter()
         gc.collect()
         assert descriptors() - self.fds == collections.Counter()
-        for directory in (paths.run / "bundles", paths.run / "pids", paths.run / "crun", paths.run / "runc"):
+        for directory in (paths.run / name for name in ("bundles", "pids", "execs", "crun", "runc")):
             assert not directory.exists() or os.listdir(directory) == [], directory
         assert os.listdir(paths.staging) == []
         assert [name for own in paths.containers.iterdir() for name in os.listdir(own) if "exit" in name] == []
