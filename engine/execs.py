@@ -355,8 +355,17 @@ class Execs:
         """Its outcome is on disk."""
         self._drop(live)
         live.ended.set()
+        if live.kept is not None and live.kept.lost:
+            self._clear(live.id)
         if live.kept is not None and not live.reading:
             self._core.link.execs.done(live.kept)
+
+    def _clear(self, exec_id: str) -> None:
+        """Take away what a keeper that is gone has left of the exec."""
+        run = self._core.paths.run
+        for path in (run / "execs" / f"{exec_id}.json", run / "execs" / f"{exec_id}.log", run / "pids" / exec_id):
+            path.unlink(missing_ok=True)
+        (run / "execs" / f"{exec_id[:16]}.tty").unlink(missing_ok=True)
 
     async def closing(self, container: str) -> list[Proposed]:
         """The outcomes, not recorded yet, of the execs of ``container``, whose run is over: to be appended by the
