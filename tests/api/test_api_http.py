@@ -46,8 +46,8 @@ async def test_every_version_between_and_none_is_served(api: Any) -> None:
 async def test_what_is_not_there_is_a_404(api: Any) -> None:
     for method, path in (
         ("GET", f"{V}/networks"),
-        ("GET", f"{V}/networks"),
-        ("POST", f"{V}/containers/x/exec"),
+        ("GET", f"{V}/plugins"),
+        ("POST", f"{V}/swarm/init"),
     ):
         assert await api.ask(method, path) == (404, {"message": "page not found"})
 
