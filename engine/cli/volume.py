@@ -32,7 +32,7 @@ _FILTERS = ("name", "label", "dangling", "driver")
 
 @click.group()
 def volume() -> None:
-    """Manage volumes, which outlive containers."""
+    """Manage volumes: directories that outlive containers."""
 
 
 def _pairs(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
