@@ -70,14 +70,17 @@ _MOUNTED = (errno.EBUSY, errno.EXDEV)
 
 
 def measure_tree(root_fd: int, stop: Callable[[], None] = lambda: None) -> Usage:
-    """The usage of the directory ``root_fd`` and everything beneath it. Raises :class:`HostError`, and what
-    ``stop`` raises, which is called before each directory is left."""
+    """The usage of the directory ``root_fd`` and everything beneath it. ``stop`` is called for each file.
+
+    Raises :class:`HostError`, and what ``stop`` raises.
+    """
     inodes = 0
     blocks = 0
     linked: set[int] = set()
 
     def count(entry: os.stat_result) -> None:
         nonlocal inodes, blocks
+        stop()
         if entry.st_nlink > 1 and not stat.S_ISDIR(entry.st_mode):
             if entry.st_ino in linked:
                 return
@@ -89,13 +92,11 @@ def measure_tree(root_fd: int, stop: Callable[[], None] = lambda: None) -> Usage
         count(entry.stat(follow_symlinks=False))
 
     def left(directory: int, child: str) -> None:
-        stop()
         count(os.lstat(child, dir_fd=directory))
 
     try:
-        root = os.open(b".", _FLAGS, dir_fd=root_fd)
-        count(os.fstat(root))
-        _walk(root, leaf, left)
+        count(os.fstat(root_fd))
+        _walk(os.open(b".", _FLAGS, dir_fd=root_fd), leaf, left)
     except OSError as error:
         raise HostError("measure the directory tree", "", error.errno or 0) from error
     return Usage(inodes, blocks * 512)

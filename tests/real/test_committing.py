@@ -27,6 +27,8 @@ from lading.events.imageconfig import parse_config
 from lading.events.imageviews import SEALED
 from lading.events.reach import reach
 from lading.events.views import LAYERS
+from lading.storage.backup import make_backup
+from lading.storage.restoring import restore_backup
 from lading.storage.sealing import UPPER_OF
 from lading.storage.trees import measure
 
@@ -345,6 +347,27 @@ async def test_what_a_crash_left_renamed_is_put_back(stage: Stage) -> None:
     async with stage.emptied() as engine:
         assert await changed(engine.containers.get(made.id)) == ["A /data"]
         await whole(stage, engine)
+
+
+async def test_sealed_layers_are_backed_up_and_restored(stage: Stage, tmp_path: Path) -> None:
+    async with stage.engine() as engine:
+        made = await over(engine, "echo x >> /data")
+        image = await made.commit("kept:1")
+        await made.start()
+        await made.wait()
+        await trio.to_thread.run_sync(make_backup, stage.root, tmp_path / "backup", time.time_ns())
+        await made.remove()
+        await engine.images.remove("kept:1")
+    await trio.to_thread.run_sync(restore_backup, tmp_path / "backup", tmp_path / "again")
+    restored = Stage(tmp_path / "again", stage.tar)
+    async with restored.emptied() as engine:
+        assert engine.images.resolve("kept:1").image == image.image
+        assert await output_of(engine, "kept:1", "cat", "/data") == b"x\n"
+        [fork] = await engine.containers.get(made.id).fork(command=["cat", "/data"], start=True)
+        await fork.wait()
+        assert await output(fork) == b"x\nx\n"
+        await saved(engine, "kept:1", tmp_path / "x.tar")
+        await whole(restored, engine)
 
 
 async def test_a_commit_needs_the_containers_image(stage: Stage) -> None:
