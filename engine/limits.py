@@ -148,12 +148,12 @@ def _v2(place: Path, asked: Resources, before: Resources) -> Iterator[_Write]:
     if asked.pids > 0 or before.pids > 0:
         yield _Write(place / "pids.max", str(asked.pids) if asked.pids > 0 else "max")
     if asked.blkio_weight or before.blkio_weight:
-        weight = asked.blkio_weight or 100
-        bfq = place / "io.bfq.weight"
+        weight, bfq = asked.blkio_weight, place / "io.bfq.weight"
         if bfq.exists():
-            yield _Write(bfq, str(weight))
-        else:
-            yield _Write(place / "io.weight", f"default {1 + (weight - 10) * 9999 // 990}")
+            yield _Write(bfq, str(weight or 100))
+        else:  # as the runtimes convert it; 100 is its default
+            scaled = 1 + (weight - 10) * 9999 // 990 if weight else 100
+            yield _Write(place / "io.weight", f"default {scaled}")
     for field, device, rate, old_rate in _rates(asked, before):
         key = _V2_RATES[field]
         yield _Write(place / "io.max", f"{device} {key}={rate or 'max'}", f"{device} {key}={old_rate or 'max'}")

@@ -1,8 +1,7 @@
-"""The processes of a container, as the host's ``ps`` tells of them.
+"""The processes of a container, as the host's ``ps`` shows them (moby's ``daemon/top_unix.go``).
 
-The host's, run in the host's namespaces: an image's own program would be a stranger's (CVE-2022-1227). Which of
-them are the container's, its control group says, so a container without a process namespace of its own is told
-right, too. Source: Docker Engine API v1.47, ContainerTop; moby ``daemon/top_unix.go``.
+What runs is the host's binary, in the host's namespaces, and never one of the image's. The container has no say
+but in its processes' names. Which processes are the container's says its cgroup.
 """
 
 from __future__ import annotations
@@ -10,55 +9,131 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from functools import partial
 from typing import Final
 
-from lading.engine.core import Core
+import attrs
+import trio
+
 from lading.engine.runtime import cgroup_of
 from lading.events.errors import HostError, Invalid
 from lading.storage.cgroups import processes_in
+from lading.storage.store import Paths
 
-__all__ = ["top"]
+__all__ = ["DEFAULT_ARGS", "Top", "check_ps_args", "parse_ps", "top"]
 
-_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CALLED_PID: Final = re.compile(r"([^\s,=]+)=\s*PID")
-_PATIENCE: Final = 10
+DEFAULT_ARGS: Final = "-ef"
+
+_PATH: Final = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin"
+_PATIENCE: Final = 10.0
+_MOST_ARGS: Final = 1024
+_MOST_OUTPUT: Final = 16 << 20
+_RENAMED: Final = re.compile(r"\s+(\S*)=\s*(PID\S*)", re.ASCII)
+_BLANK: Final = re.compile(r"[\t\n\f\r ]+")
 
 
-def top(core: Core, container: str, ps_args: str = "-ef") -> tuple[list[str], list[list[str]]]:
-    """The titles of the columns, and a row for each process; pids are the host's. Blocks while ``ps`` runs.
+@attrs.frozen
+class Top:
+    """``titles`` of the columns, and one row for each process (or thread), the last column with what is left."""
 
-    ``ps_args``: words for ps(1); they have to leave the column PID in. Raises ``Invalid``, and ``HostError`` if
-    there is no ``ps``.
+    titles: tuple[str, ...]
+    processes: tuple[tuple[str, ...], ...]
+
+
+async def top(paths: Paths, container: str, ps_args: str = DEFAULT_ARGS) -> Top:
+    """The processes of ``container``, which runs; their numbers are the host's. A cancel ends ``ps``.
+
+    Raises ``Invalid`` for arguments that would hide or forge the column of process ids, or that leave it out, and
+    ``HostError`` if ``ps`` is missing or fails.
     """
-    words = ps_args.split()
-    if any(column != "pid" for column in _CALLED_PID.findall(ps_args)):
-        raise Invalid("ps arguments", ps_args, "another column can't be called PID")
+    words = check_ps_args(ps_args)
     program = shutil.which("ps", path=_PATH)
     if program is None:
-        raise HostError("run", "ps", 2, "install it on the host (procps)")
-    done = subprocess.run(
-        [program, *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
-        timeout=_PATIENCE,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise Invalid("ps arguments", ps_args, said[0] if said else f"ps ended with {done.returncode}")
-    return _rows(done.stdout.decode("utf-8", "replace"), processes_in(f"{cgroup_of(core.paths)}/{container}"))
+        raise HostError("find the program", "ps", 0, "apt-get install procps")
+    found = await trio.to_thread.run_sync(processes_in, f"{cgroup_of(paths)}/{container}")
+    if not found:
+        return Top(parse_ps(await _run([program, *words]), set()).titles, ())
+    listed = f"-q{','.join(map(str, sorted(found)))}"
+    try:
+        output = await _run([program, *words, listed])
+    except HostError:  # some options, such as f, can't be used together with a list
+        output = await _run([program, *words])
+    return parse_ps(output, found)
 
 
-def _rows(printed: str, pids: set[int]) -> tuple[list[str], list[list[str]]]:
-    lines = printed.splitlines()
-    titles = lines[0].split() if lines else []
+def check_ps_args(ps_args: str) -> list[str]:
+    """The words of ``ps_args``, split at spaces. Raises ``Invalid`` for what may not be handed on."""
+    if len(ps_args) > _MOST_ARGS or not ps_args.isprintable():
+        raise Invalid("ps arguments", ps_args, f"printable, and at most {_MOST_ARGS} characters")
+    for name, title in _RENAMED.findall(f" {ps_args}"):
+        if name != "pid":
+            raise Invalid("ps arguments", ps_args, f"specifying {name}={title} is not allowed")
+    return (ps_args or DEFAULT_ARGS).split(" ")
+
+
+def parse_ps(output: str, found: set[int]) -> Top:
+    """The rows of ``output`` whose process is in ``found``. A row for a thread follows its process.
+
+    Raises ``Invalid`` if there is no column PID, and ``HostError`` for what no ``ps`` would print in it.
+    """
+    first, *lines = output.split("\n")
+    titles = _fields(first)
     if "PID" not in titles:
-        raise Invalid("ps arguments", " ".join(titles), "couldn't find PID field in ps output")
-    place = titles.index("PID")
+        raise Invalid("ps arguments", first[:120], "couldn't find the PID field in the output of ps")
+    column = titles.index("PID")
     rows = []
-    for line in lines[1:]:
-        fields = line.split(None, len(titles) - 1)
-        if len(fields) > place and fields[place].isdecimal() and int(fields[place]) in pids:
-            rows.append(fields)
-    return titles, rows
+    ours = False
+    for line in lines:
+        fields = _fields(line)
+        if len(fields) <= column:
+            continue
+        if fields[column] != "-":  # a thread's
+            if not fields[column].isdecimal():
+                raise HostError("read what ps printed:", f"unexpected pid {fields[column][:40]!r}", 0)
+            ours = int(fields[column]) in found
+        if ours:
+            last = len(titles) - 1
+            rows.append((*fields[:last], " ".join(fields[last:])))
+    return Top(tuple(titles), tuple(rows))
+
+
+def _fields(line: str) -> list[str]:
+    """At ASCII blanks only: any others may be part of a command's name."""
+    return [word for word in _BLANK.split(line) if word]
+
+
+async def _run(argv: list[str]) -> str:
+    """What ``argv`` prints, at most some mebibytes of it. Raises ``HostError`` with its words if it fails."""
+    environ = {"PATH": _PATH, "LC_ALL": "C.UTF-8"}
+    output = bytearray()
+    with trio.move_on_after(_PATIENCE) as patience:
+        async with trio.open_nursery() as nursery:
+            process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    check=False,
+                    env=environ,
+                )
+            )
+            errors = bytearray()
+            nursery.start_soon(_drain, process.stderr, errors, 4096)
+            await _drain(process.stdout, output, _MOST_OUTPUT)
+            if len(output) > _MOST_OUTPUT:
+                nursery.cancel_scope.cancel()
+    if patience.cancelled_caught:
+        raise HostError("run", argv[0], 0, f"it took more than {_PATIENCE:.0f} seconds")
+    if len(output) > _MOST_OUTPUT:
+        raise HostError("run", argv[0], 0, f"it printed more than {_MOST_OUTPUT} bytes; ask for fewer columns")
+    if process.returncode != 0:
+        raise HostError("run", argv[0], 0, errors.decode("utf-8", "replace").partition("\n")[0][:200])
+    return output.decode("utf-8", "replace")
+
+
+async def _drain(stream: trio.abc.ReceiveStream, into: bytearray, most: int) -> None:
+    """All of ``stream`` into ``into``, until it has more than ``most``."""
+    while len(into) <= most and (data := await stream.receive_some(1 << 16)):
+        into += data

@@ -1,6 +1,7 @@
 """What runs in a container and what it uses, over HTTP: top and stats.
 
-How either is found out is given from outside, as ``Gauges``: this is only how it is asked for and sent.
+How either is found out is given from outside, as ``Gauges`` (``KERNEL``: as the kernel tells): this is only how it
+is asked for and sent.
 
 Source: Docker Engine API v1.47, ContainerTop and ContainerStats; moby ``daemon/top_unix.go``, ``daemon/stats.go``
 (v27).
@@ -9,21 +10,24 @@ Source: Docker Engine API v1.47, ContainerTop and ContainerStats; moby ``daemon/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
 import trio
 
+from lading.engine.api.statshape import docker_stats
 from lading.engine.core import Core
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
+from lading.engine.stats import Stats, read_stats
+from lading.engine.top import top
 from lading.events.container import ContainerState, Phase, status
 from lading.events.errors import HostError, NotFound
 from lading.events.views import CONTAINERS
 
-__all__ = ["Gauges", "add_gauge_routes"]
+__all__ = ["KERNEL", "Gauges", "add_gauge_routes"]
 
 _INTERVAL: Final = 1.0
 _ARGUMENTS: Final = 1000
@@ -33,16 +37,33 @@ S = TypeVar("S")
 
 @attrs.frozen
 class Gauges(Generic[S]):
-    """How what a container does is read; each blocks, and is called in a thread.
+    """How what a container does is read.
 
-    ``top(core, container, ps_args)``: titles and rows of processes. ``read(core, container)``: a sample; raises
-    ``HostError`` where the container has no control group any more. ``shape(now, before, name, id)``: a sample as
-    Docker's clients read it, with the one before it (None: there was none).
+    ``top(core, container, ps_args)``: titles and rows of processes. ``read(core, container)``: a sample; it
+    blocks, and is called in a thread; raises ``HostError`` where the container has no control group any more.
+    ``shape(now, before, name, id)``: a sample as Docker's clients read it, with the one before it (None: there was
+    none).
     """
 
-    top: Callable[[Core, str, str], tuple[Sequence[str], Sequence[Sequence[str]]]]
+    top: Callable[[Core, str, str], Awaitable[tuple[Sequence[str], Sequence[Sequence[str]]]]]
     read: Callable[[Core, str], S]
     shape: Callable[[S, S | None, str, str], dict[str, Any]]
+
+
+async def _top(core: Core, container: str, ps_args: str) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    found = await top(core.paths, container, ps_args)
+    return found.titles, found.processes
+
+
+def _read(core: Core, container: str) -> Stats:
+    state = core.state(container)
+    sample = read_stats(core.paths, container, state.process, own_network=state.spec.network != "host")
+    if sample is None:
+        raise HostError("read what is used by", container, 0, "it doesn't run")
+    return sample
+
+
+KERNEL: Final = Gauges(_top, _read, docker_stats)
 
 
 def add_gauge_routes(router: Router, engine: Engine, gauges: Gauges[Any]) -> None:
@@ -68,9 +89,7 @@ class _Routes:
         if not _runs(state):
             raise HttpError(409, f"container {state.id} is not running")
         core = self._engine.core
-        titles, processes = await trio.to_thread.run_sync(
-            self._gauges.top, core, state.id, arguments, abandon_on_cancel=True
-        )
+        titles, processes = await self._gauges.top(core, state.id, arguments)
         return Response.json({"Titles": list(titles), "Processes": [list(row) for row in processes]})
 
     async def stats(self, request: Request) -> Reply | None:
@@ -110,7 +129,7 @@ class _Routes:
 
     def _shape(self, state: ContainerState, now: Any, before: Any) -> dict[str, Any]:
         if now is not None:
-            return self._gauges.shape(now, before, f"/{state.name}", state.id)
+            return self._gauges.shape(now, before, state.name, state.id)
         return {
             "name": f"/{state.name}",
             "id": state.id,

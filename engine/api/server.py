@@ -21,7 +21,7 @@ from lading.engine.api.copies import add_copy_routes
 from lading.engine.api.events import add_event_route
 from lading.engine.api.execs import add_exec_routes
 from lading.engine.api.failures import error_response
-from lading.engine.api.gauges import Gauges, add_gauge_routes
+from lading.engine.api.gauges import KERNEL, add_gauge_routes
 from lading.engine.api.history import add_history_route
 from lading.engine.api.images import add_image_routes
 from lading.engine.api.lifecycle import add_lifecycle_routes
@@ -29,7 +29,6 @@ from lading.engine.api.prunes import add_prune_routes
 from lading.engine.api.pulls import add_pull_routes
 from lading.engine.api.request import API_MAXIMUM, check_version
 from lading.engine.api.retention import add_retention_routes
-from lading.engine.api.statshape import docker_stats
 from lading.engine.api.streams import add_stream_routes
 from lading.engine.api.system import add_system_routes
 from lading.engine.api.usage import add_usage_route
@@ -41,8 +40,6 @@ from lading.engine.http.message import Handler, Reply, Request
 from lading.engine.http.router import Router
 from lading.engine.http.unix_socket import listen_unix
 from lading.engine.release import release
-from lading.engine.stats import read_stats
-from lading.engine.top import top
 
 __all__ = ["api_handler", "serve_api", "serve_listener"]
 
@@ -92,7 +89,7 @@ def api_handler(engine: Engine) -> Handler:
     add_copy_routes(router, engine)
     add_commit_routes(router, engine)
     add_lifecycle_routes(router, engine)
-    add_gauge_routes(router, engine, Gauges(top, read_stats, docker_stats))
+    add_gauge_routes(router, engine, KERNEL)
     add_prune_routes(router, engine)
     add_usage_route(router, engine)
     add_stream_routes(router, engine)

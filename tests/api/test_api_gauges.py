@@ -31,7 +31,7 @@ async def gauges(api: Any, tmp_path: Path) -> AsyncIterator[Client]:
     """A client of top and stats alone, of the engine of ``api``."""
     count = itertools.count(1)
 
-    def top(core: Core, container: str, arguments: str) -> tuple[list[str], list[list[str]]]:
+    async def top(core: Core, container: str, arguments: str) -> tuple[list[str], list[list[str]]]:
         return ["PID", "ARGS"], [[str(core.state(container).process is not None), arguments]]
 
     def shape(now: int, before: int | None, name: str, identifier: str) -> dict[str, Any]:
