@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from lading.engine.api.failures import error_response
 from lading.engine.api.gauges import Gauges, add_gauge_routes
 from lading.engine.core import Core
 from lading.engine.http import server
@@ -41,7 +43,8 @@ async def gauges(api: Any, tmp_path: Path) -> AsyncIterator[Client]:
     add_gauge_routes(router, api.engine, Gauges(top, lambda core, container: next(count), shape))
     path = tmp_path / "gauges"
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve, [listen_unix(path, mode=0o600)], router)
+        listeners = [listen_unix(path, mode=0o600)]
+        await nursery.start(partial(server.serve, listeners, router, on_error=error_response))
         async with connect(path) as client:
             yield client
         nursery.cancel_scope.cancel()
@@ -69,7 +72,7 @@ async def test_top_is_of_what_runs(api: Any, gauges: Client) -> None:
 
 async def test_one_sample_and_two(api: Any, gauges: Client) -> None:
     container = await api.start(*FOREVER, name="web")
-    told = {"name": "/web", "id": container}
+    told = {"name": "web", "id": container}
     assert await ask(gauges, "/containers/web/stats?stream=0&one-shot=1") == (
         200,
         {"now": 1, "before": None, **told},
