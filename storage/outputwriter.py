@@ -68,7 +68,7 @@ class OutputWriter:
             if self._fd < 0:
                 self._open_file()
             while view:
-                if self._is_full(len(view)):
+                if self._is_full(self._offset, len(view)):
                     self._rotate()
                 taken = self._write_some(stream, time, view)
                 view = view[taken:]
@@ -94,12 +94,13 @@ class OutputWriter:
 
     # -- chunks ---------------------------------------------------------------------------------------------
 
-    def _is_full(self, more: int) -> bool:
+    def _is_full(self, offset: int, more: int) -> bool:
         """Whether ``more`` bytes go to a new file: there is no room, or so little that they'd be cut for it."""
-        if not self._size or self._offset <= BLOCK_HEAD:
+        if not self._size or offset <= BLOCK_HEAD:
             return False
-        room = self._size - self._offset - OVERHEAD - (BLOCK_HEAD if self._offset % BLOCK == 0 else 0)
-        return room <= 0 or (room < more and room < min(_SMALL, self._size // 4))
+        offset += pad(offset)
+        room = self._size - offset - OVERHEAD - (BLOCK_HEAD if offset % BLOCK == 0 else 0)
+        return room <= 0 or room < min(more, _SMALL, self._size // 4)
 
     def _write_some(self, stream: int, time: int, view: memoryview) -> int:
         """Write as much of ``view`` as goes into this file and one call; how many bytes that were."""
@@ -107,15 +108,14 @@ class OutputWriter:
         ends: list[tuple[int, int]] = []  # of each chunk: its length in the file, and of ``view`` up to there
         offset, at, continues, lost = self._offset, 0, self._open[stream], self._lost
         while at < len(view) and len(buffers) < _VECTOR:
+            if at and self._is_full(offset, len(view) - at):
+                break
             start, fill = offset, pad(offset)
             offset += fill
             head = BLOCK_HEAD if offset % BLOCK == 0 else 0
             most = min(CHUNK, BLOCK - offset % BLOCK - head - OVERHEAD)
             if self._size:
-                room = self._size - offset - head - OVERHEAD
-                if room <= 0 and start:
-                    break
-                most = min(most, max(room, 1 if start else _LEAST))
+                most = min(most, max(self._size - offset - head - OVERHEAD, 1 if start else _LEAST))
             piece = view[at : at + most]
             if self._size and len(piece) < min(CHUNK, len(view) - at):
                 piece = _cut_at_line(piece)
