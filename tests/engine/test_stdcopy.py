@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lading.engine.http.stdcopy import STDERR, STDIN, STDOUT, SYSTEM_ERROR, Demultiplexer, frame
+from lading.engine.http.stdcopy import STDERR, STDIN, STDOUT, SYSTEM_ERROR, Demultiplexer, frame, frame_lines
 from lading.events.errors import Invalid
 
 frames = st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=40)), max_size=12)
@@ -84,3 +84,14 @@ def test_the_end_inside_a_header_is_an_error() -> None:
     assert demultiplexer.feed(b"\x01\0\0") == []
     with pytest.raises(Invalid):
         demultiplexer.finish()
+
+
+@given(st.binary(max_size=60), st.binary(max_size=6), st.booleans())
+def test_lines_as_frames_are_those_lines(data: bytes, prefix: bytes, starts: bool) -> None:
+    """Each with the prefix, the first only if it starts; nothing is a frame without payload."""
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    lines[-1] = lines[-1][:-1]
+    lines = [line for line in lines if line]
+    expected = [(prefix if starts or at else b"") + line for at, line in enumerate(lines)]
+    pieces = Demultiplexer().feed(frame_lines(1, data, prefix, starts=starts))
+    assert pieces == [(1, line) for line in expected]
