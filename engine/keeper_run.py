@@ -18,7 +18,7 @@ from lading.engine import wire
 from lading.engine.keeper_output import RunOutput
 from lading.engine.keeper_tty import Console
 from lading.engine.launch import launch, open_pipes, wait_orphan, wait_runtime
-from lading.storage.cgroups import kill_all, oom_kills
+from lading.storage.cgroups import kill_all, oom_kills, thaw_process
 from lading.storage.output import CHUNK
 from lading.storage.procfs import boot_id, has_executed, start_ticks
 
@@ -173,6 +173,7 @@ class Run:
         for number in (self._ask["stop_signal"], signal.SIGKILL):
             if self._pid and start_ticks(self._pid) == self._ticks:
                 os.kill(self._pid, number)
+                thaw_process(self._pid)
             with trio.move_on_after(timeout if timeout >= 0 else float("inf")):
                 await self._over.wait()
                 return

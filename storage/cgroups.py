@@ -18,6 +18,7 @@ __all__ = [
     "oom_kills",
     "processes_in",
     "remove_cgroup",
+    "thaw_process",
 ]
 
 # Where v1 has the limit (by its field in ``events.settings.Resources``): controller, files of which one is enough.
@@ -128,6 +129,20 @@ def kill_all(cgroup: str) -> set[int]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return found
+
+
+def thaw_process(pid: int) -> None:
+    """Let the cgroup that ``pid`` is in go on, if it is frozen: a frozen process heeds no signal."""
+    mounts = controller_mounts()
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            _, controllers, path = line.split(":", 2)
+            v1 = "freezer" in controllers.split(",")
+            mount = mounts.get("freezer" if v1 else "unified") if v1 or not controllers else None
+            if mount is not None and path.strip("/"):
+                file = mount / path.lstrip("/") / ("freezer.state" if v1 else "cgroup.freeze")
+                with contextlib.suppress(OSError):
+                    file.write_text("THAWED" if v1 else "0")
 
 
 def oom_kills(cgroup: str) -> int:

@@ -312,6 +312,22 @@ async def test_on_exit_stop_holds_even_if_the_engine_is_killed(stage: Stage) -> 
     await finish(stage)
 
 
+async def test_on_exit_stop_holds_for_a_paused_container_too(stage: Stage) -> None:
+    start = f"""
+        made = await containers.create({IMAGE!r}, {FOREVER!r}, name="it", stop_timeout=1)
+        await made.start()
+        await made.pause()
+    """
+    async with child_engine(stage, start, on_exit="stop") as child:
+        await child.until("done")
+        child.kill()
+    agree(lambda: processes(stage.paths.run), {})
+    async with stage.engine() as engine:
+        assert engine.containers.get("it").state.exit_code in (137, 143)
+    await quiet(stage)
+    await finish(stage)
+
+
 @pytest.mark.long
 async def test_killed_in_a_storm_of_starts_at_any_moment(stage: Stage) -> None:
     """Every container is adopted or has an outcome, twenty times over, and retrying works."""
