@@ -325,7 +325,9 @@ async def test_symlinks_to_the_host_lead_into_the_container(stage: Stage, victim
     async with stage.emptied() as engine:
         if runs:
             up = "/".join([".."] * 30)
-            made = await running(engine, f"ln -s {victim} /abs; ln -s {up}{victim} /rel; ln -s / /root-link")
+            made = await running(
+                engine, f"ln -s {victim} /abs; ln -s {up}{victim} /rel; ln -s / /root-link; echo ready; sleep 1000"
+            )
         else:
             made = await engine.containers.create(IMAGE, ["true"])
             up = "/".join([".."] * 30)
