@@ -242,7 +242,12 @@ async def test_devices_and_what_may_be_done_with_them(engine: lading.Engine) -> 
     many = (Device("/dev/net", "/dev/many", "rwm"),)
     assert await says(engine, "ls /dev/many", devices=many) == sorted(os.listdir("/dev/net"))
     script = "mknod /dev/f c 10 234; : < /dev/f"  # that it is allowed doesn't mean that there is such a device
-    for rules, refused in ((("c 10:234 rm",), False), (("c 10:235 r", "b 10:234 rwm"), True), ((), True)):
+    for rules, refused in (
+        (("c 10:234 rm",), False),
+        (("a *:* rwm",), False),
+        (("c 10:235 r", "b 10:234 rwm"), True),
+        ((), True),
+    ):
         done = await engine.containers.run(IMAGE, ["sh", "-c", script], device_rules=rules)
         assert (b"Operation not permitted" in done.stderr) is refused, done
     with pytest.raises(HostError, match="no-such-device"):
