@@ -237,7 +237,7 @@ class _Packing:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileNotFoundError(errno.ENOENT, "it is no file any more")
+                self._changed(name, "it is no file any more")
             return os.open(b"/proc/self/fd/%d" % fd, _FILE & ~os.O_NOFOLLOW)
         finally:
             os.close(fd)

@@ -355,8 +355,9 @@ async def test_sealed_layers_are_backed_up_and_restored(stage: Stage, tmp_path: 
         image = await made.commit("kept:1")
         await made.start()
         await made.wait()
-        await trio.to_thread.run_sync(make_backup, stage.root, tmp_path / "backup", time.time_ns())
-        await made.remove()
+    await trio.to_thread.run_sync(make_backup, stage.root, tmp_path / "backup", time.time_ns())
+    async with stage.engine() as engine:
+        await engine.containers.get(made.id).remove()
         await engine.images.remove("kept:1")
     await trio.to_thread.run_sync(restore_backup, tmp_path / "backup", tmp_path / "again")
     restored = Stage(tmp_path / "again", stage.tar)
