@@ -2,12 +2,14 @@
 
 A pipe is read when something is in it. If that happens again within ``_PAUSE``, what comes is left to gather for
 so long before it is read, unless it is much, or the run ends: a container that prints a line at a time must not
-cost a wakeup for each. The first output after a silence is never held up.
+cost a wakeup for each. The first output after a silence is never held up, and what somebody waits for only for
+``_SHORT_PAUSE``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -22,6 +24,8 @@ __all__ = ["RunOutput"]
 
 _PAUSE = 0.02
 """Seconds that output gathers at most."""
+_SHORT_PAUSE = 0.001
+"""The same, while somebody who follows has read everything."""
 _PIPE = 1 << 16
 """Bytes that a pipe holds when it is made."""
 _LARGE_PIPE = 1 << 20
@@ -47,12 +51,17 @@ class RunOutput:
         self._terminal = bool(message.get("tty"))
         self.first_error = b""
         self.total = 0
+        self._pauses: set[trio.CancelScope] = set()
 
     def watch(self, after: int) -> None:
         """Tell once, as soon as there is more than ``after`` bytes (``OutputWriter.position``)."""
         self._watched = True
         if self._writer.position > after:
             self._wrote()
+            return
+        soon = trio.current_time() + _SHORT_PAUSE
+        for pause in self._pauses:
+            pause.deadline = min(pause.deadline, soon)
 
     def unwatch(self) -> None:
         """Tell no longer."""
@@ -67,6 +76,14 @@ class RunOutput:
         """Close the files."""
         self._writer.close()
 
+    async def _gather(self, over: trio.Event) -> None:
+        with trio.move_on_after(_SHORT_PAUSE if self._watched else _PAUSE) as pause:
+            self._pauses.add(pause)
+            try:
+                await over.wait()
+            finally:
+                self._pauses.discard(pause)
+
     async def pump(self, stream: int, fd: int, over: trio.Event) -> None:
         """Write what comes from ``fd`` until its end, and close it. ``over``: nothing needs to gather any more."""
         buffer = _shared_buffer()
@@ -79,6 +96,10 @@ class RunOutput:
                 except BlockingIOError:
                     await trio.lowlevel.wait_readable(fd)
                     continue
+                except OSError as error:
+                    if error.errno != errno.EIO:  # the end of a terminal
+                        raise
+                    return
                 if not count:
                     return
                 self.take(stream, buffer[:count])
@@ -88,8 +109,7 @@ class RunOutput:
                         room = _enlarge(fd)
                     await trio.lowlevel.checkpoint()
                 elif now - last < _PAUSE:
-                    with trio.move_on_after(_PAUSE):
-                        await over.wait()
+                    await self._gather(over)
                 last = now
         finally:
             os.close(fd)
