@@ -16,6 +16,8 @@ __all__ = ["HEADER_SIZE", "STDERR", "STDIN", "STDOUT", "SYSTEM_ERROR", "Demultip
 STDIN, STDOUT, STDERR, SYSTEM_ERROR = range(4)
 HEADER_SIZE = 8
 _HEADER = struct.Struct(">BxxxL")
+_WORDS = struct.Struct(">LL")
+_STREAMS = frozenset(stream << 24 for stream in range(STDIN, SYSTEM_ERROR + 1))
 _PAYLOAD_MAX = 2**32 - 1
 
 
@@ -70,8 +72,17 @@ class Demultiplexer:
         if self._error is not None:
             raise self._error
         pieces: list[tuple[int, bytes]] = []
-        view = memoryview(data)
         at = 0
+        if not self._left and not self._header:  # the many frames that are whole
+            while at + HEADER_SIZE <= len(data):
+                word, size = _WORDS.unpack_from(data, at)
+                start = at + HEADER_SIZE
+                if word not in _STREAMS or start + size > len(data):
+                    break
+                if size:
+                    pieces.append((word >> 24, data[start : start + size]))
+                at = start + size
+        view = memoryview(data)
         while at < len(view):
             if self._left:
                 piece = bytes(view[at : at + self._left])
