@@ -9,7 +9,7 @@
         blobs/sha256/<hex>    contents by digest
         layers/<hex>/         unpacked read-only layers by chain id
         splits/<hex>/         what makes such a layer's archive again (storage/split)
-        containers/<id>/      upper, work: the writable layer; output: what it printed; exit: how it ended
+        containers/<id>/      upper, work: the writable layer; output, output.1 ...; exit: how it ended
         volumes/<name>/       _data: what containers mount; filling, filled: what an image brings (storage/volumes)
         archive/              the records that were compacted away, a file for each segment (storage/compact)
         skeleton/             the lowest layer of every container: what runtimes mount over
