@@ -98,10 +98,10 @@ async def test_values_that_the_machine_or_the_kernel_refuses_are_400(api: Any) -
         ({"Sysctls": {"kernel.core_pattern": "1"}}, 400, "invalid sysctl"),
         ({"Devices": [{"PathOnHost": "/dev/no-such-device"}]}, 500, "/dev/no-such-device"),
         ({"CpusetCpus": "8000"}, 400, "Requested CPUs are not available"),
-        ({"LadingRestartUnhealthy": True}, 400, "needs a health check"),
+        ({"LadingRestartUnhealthy": True}, 400, "give it a health check"),
         ({"GroupAdd": ["a b"]}, 400, "invalid group"),
     ):
-        body = {"Image": api.image, "HostConfig": {"NetworkMode": "none", **host}}
+        body = {"Image": api.image, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none", **host}}
         answer, said = await api.ask("POST", f"{V}/containers/create", body)
         assert (answer, words in said["message"]) == (status, True), (host, said)
     assert api.engine.containers.list() == []
