@@ -29,9 +29,8 @@ from lading.events.settings import ContainerSettings, Mount
 from lading.events.spec import ContainerSpec
 from lading.events.upkeep import Configured
 from lading.events.volume import VolumeCreated, volume_stream
-from lading.storage.linux import sync_directory
 from lading.storage.sealing import copy_upper, has_changes
-from lading.storage.store import Paths
+from lading.storage.volumes import make_volumes
 
 __all__ = ["fork_container"]
 
@@ -106,7 +105,7 @@ class _Fork:
             return await self._copied(volumes)
         async with core.content.using():
             with trio.CancelScope(shield=True):
-                await _make_volumes(core.paths, volumes)
+                await trio.to_thread.run_sync(make_volumes, core.paths, volumes)
                 if changed:
                     layer = draw_layer(state)
                     more = self._created((*self._spec.layers, layer.chain))
@@ -125,7 +124,7 @@ class _Fork:
                 await trio.to_thread.run_sync(copy_upper, core.paths, state.id, staging)
             async with core.content.using():
                 with trio.CancelScope(shield=True):
-                    await _make_volumes(core.paths, volumes)
+                    await trio.to_thread.run_sync(make_volumes, core.paths, volumes)
                     await seal_copy(core, state, layer, staging, more, self._caller, retry=self._names is None)
         finally:
             core.paths.discard(staging)
@@ -180,18 +179,3 @@ def _own_volumes(settings: ContainerSettings) -> ContainerSettings:
         for mount in settings.mounts
     ]
     return attrs.evolve(settings, mounts=tuple(mounts))
-
-
-async def _make_volumes(paths: Paths, names: Sequence[str]) -> None:
-    """Make the directories of new volumes, durably."""
-
-    def make() -> None:
-        for name in names:
-            top = paths.root / "volumes" / name
-            (top / "_data").mkdir(parents=True, mode=0o755)
-            top.chmod(0o701)
-            sync_directory(top)
-            sync_directory(top.parent)
-
-    if names:
-        await trio.to_thread.run_sync(make)

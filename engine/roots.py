@@ -29,6 +29,7 @@ from lading.storage.linux import mount_readonly, move_mount_onto, open_tree, ope
 from lading.storage.overlay import mount_view, mounts_below, unmount
 from lading.storage.procfs import is_alive
 from lading.storage.store import Paths
+from lading.storage.volumes import data_of
 
 __all__ = ["Root", "mount_point", "read_view", "reading_root", "take_away", "writing_root"]
 
@@ -297,7 +298,7 @@ def _source(paths: Paths, mount: Mount) -> Path | None:
         case "bind":
             return Path(mount.source)
         case "volume":
-            return paths.root / "volumes" / mount.source / "_data"
+            return data_of(paths, mount.source)
         case _:
             return None  # a tmpfs is empty where nothing runs
 

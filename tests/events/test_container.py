@@ -73,6 +73,7 @@ ARROWS = """
 
     created   Configured       created
     running   HealthChanged    running
+    created   Rebased          created
     stopped   Rebased          stopped
     created   Updated          created
     starting  Updated          starting

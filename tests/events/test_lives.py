@@ -20,6 +20,7 @@ from lading.events.container import (
     Exited,
     KillRequested,
     Phase,
+    Rebased,
     Removed,
     RemoveRequested,
     Renamed,
@@ -113,7 +114,7 @@ def test_certain_events_are_those_whose_outcome_does_not_depend_on_the_phase() -
     assert {kind: {phase} for kind, phase in CERTAIN.items()} == {
         kind: phases for kind, phases in reached.items() if len(phases) == 1
     }
-    assert kinds - CERTAIN.keys() == {Renamed, KillRequested, Exited, Updated}
+    assert kinds - CERTAIN.keys() == {Renamed, KillRequested, Exited, Rebased, Updated}
 
 
 def test_a_log_without_its_beginning_tells_what_it_can() -> None:
