@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 import attrs
 
+from lading.engine import seccomp
 from lading.engine.ocilinux import USUAL, Host, LinuxSpec, encode, linux_part
 from lading.engine.ocimounts import MountEntry, mounts_part
 from lading.events.errors import Invalid
@@ -95,6 +96,16 @@ def _capabilities(capabilities: frozenset[str], root: bool) -> bytes:
     return b',"capabilities":' + encode(sets)
 
 
+def _has_default_filter(spec: BundleSpec, host: Host) -> bool:
+    """Whether the default profile comes to the same for its capabilities as for the default ones."""
+    if spec.capabilities == DEFAULT_CAPABILITIES:
+        return True
+    own, usual = (
+        seccomp.resolve(each, host.machine, host.kernel) for each in (spec.capabilities, DEFAULT_CAPABILITIES)
+    )
+    return own == usual
+
+
 def _rlimit(name: str, soft: int, hard: int) -> dict[str, object]:
     soft, hard = (UNLIMITED if value < 0 else value for value in (soft, hard))
     return {"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard}
@@ -115,7 +126,7 @@ def render(spec: BundleSpec, host: Host, compiled: str = "") -> bytes:
     if not spec.cgroups_path.startswith("/") or ".." in spec.cgroups_path.split("/"):
         raise Invalid("cgroups_path", spec.cgroups_path, "it must be absolute and without ..")
     hostname = spec.hostname
-    confined = compiled and spec.seccomp and not spec.linux.profile and spec.capabilities == DEFAULT_CAPABILITIES
+    confined = compiled and spec.seccomp and not spec.linux.profile and _has_default_filter(spec, host)
     process: dict[str, object] = {
         "terminal": spec.terminal,
         "user": {"uid": spec.uid, "gid": spec.gid, "additionalGids": spec.additional_gids},

@@ -379,3 +379,22 @@ def test_an_init_has_to_be_static(tmp_path: Path) -> None:
     assert not is_static(str(tmp_path))
     (tmp_path / "script").write_text("#!/bin/sh\n")
     assert not is_static(str(tmp_path / "script"))
+
+
+def test_a_compiled_filter_is_handed_back_only_for_the_profile_that_it_is_of(spec: BundleSpec) -> None:
+    def annotated(**settings: Any) -> bool:
+        document = json.loads(render(with_settings(spec, ContainerSettings(**settings), V1), V1, "QUJD"))
+        return "annotations" in document
+
+    assert annotated()
+    assert annotated(cap_drop=("KILL",))
+    assert annotated(cap_add=("NET_ADMIN",), no_new_privileges=True)
+    different: list[dict[str, Any]] = [
+        {"cap_add": ("SYS_ADMIN",)},
+        {"cap_drop": ("SYS_CHROOT",)},
+        {"seccomp": "unconfined"},
+        {"seccomp": '{"defaultAction":"SCMP_ACT_ALLOW"}'},
+        {"privileged": True},
+    ]
+    for settings in different:
+        assert not annotated(**settings), settings
