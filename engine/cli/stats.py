@@ -143,6 +143,7 @@ class _Watch:
     def __init__(self, client: Client, names: Sequence[str], every: bool) -> None:
         self._client, self._names, self._every = client, names, every
         self.samples: dict[str, Mapping[str, Any]] = {}
+        self._going: set[str] = set()
 
     async def once(self) -> list[Mapping[str, Any]]:
         """One sample of each, in order. Raises ``HttpError`` for one that isn't there."""
@@ -166,36 +167,48 @@ class _Watch:
 
         from lading.engine.nursery import open_bare_nursery
 
-        followed: set[str] = set()
         async with open_bare_nursery() as nursery:
-            due = trio.current_time()
-            while True:
-                names = self._names or (await self._listed() if trio.current_time() >= due else ())
-                due = trio.current_time() + _REFRESH if names and not self._names else due
-                for name in names:
-                    if name not in followed:
-                        followed.add(name)
-                        await nursery.start(self._follow, name, followed)
+            for name in self._names:
+                await nursery.start(self._follow, name)
+            looked = trio.current_time() - _REFRESH
+            while self._going or not self._names:
+                if not self._names and trio.current_time() - looked >= _REFRESH:
+                    looked = trio.current_time()
+                    for name in await self._listed():
+                        if name not in self._going:
+                            await nursery.start(self._follow_listed, name)
                 await trio.sleep(_EVERY)
                 show.again(list(self.samples.values()))
-                if self._names and not followed:
-                    return
 
-    async def _follow(self, name: str, followed: set[str], *, task_status: Any) -> None:
-        where = target("containers", name, "stats", stream=1)
-        async with await self._client.request("GET", where, headers=CLIENT) as reply:
-            await reply.check()
+    async def _follow_listed(self, name: str, *, task_status: Any) -> None:
+        """As ``_follow``, of one that nobody named: it may be gone by now."""
+        from lading.engine.http.message import HttpError
+
+        try:
+            await self._follow(name, task_status=task_status)
+        except HttpError as error:
+            if error.status != 404:
+                raise
             task_status.started()
-            left = b""
-            async for data in reply.stream():
-                *lines, left = (left + data).split(b"\n")
-                if lines:
-                    self.samples[name] = json.loads(lines[-1])
-                if not self._names and not self._every and not _part(self.samples.get(name, {}), "memory_stats"):
-                    break  # it ended, and only what runs was asked for
-        self.samples.pop(name, None)
-        if not self._names:
-            followed.discard(name)
+
+    async def _follow(self, name: str, *, task_status: Any) -> None:
+        where = target("containers", name, "stats", stream=1)
+        self._going.add(name)
+        try:
+            async with await self._client.request("GET", where, headers=CLIENT) as reply:
+                await reply.check()
+                task_status.started()
+                left = b""
+                async for data in reply.stream():
+                    *lines, left = (left + data).split(b"\n")
+                    if not lines:
+                        continue
+                    self.samples[name] = sample = json.loads(lines[-1])
+                    if not self._names and not self._every and not _part(sample, "memory_stats"):
+                        break  # it ended, and only what runs was asked for
+        finally:
+            self._going.discard(name)
+            self.samples.pop(name, None)
 
     async def _listed(self) -> list[str]:
         found = await get_json(self._client, "containers", "json", all=int(self._every))

@@ -30,7 +30,7 @@ __all__ = ["COMMANDS"]
 _FILTERS = ("name", "label", "dangling", "driver")
 
 
-@click.group()
+@click.group(epilog="\b\nExamples:\n  lading volume create data\n  lading volume ls")
 def volume() -> None:
     """Manage volumes: directories that outlive containers."""
 

@@ -162,6 +162,27 @@ async def test_health_is_in_the_list(api: Any) -> None:
     assert (await api.docker("inspect", "--format", "{{.State.Health.Status}}", "web")).out == "healthy\n"
 
 
+async def test_top_and_stats(api: Any, sdk: docker.DockerClient) -> None:
+    made = await api.docker("run", "-d", "--name", "web", "-m", "64m", *QUIET, api.image, *READY)
+    await printed(api.engine.containers.get(made.out.strip()), b"ready")
+    shown = await api.docker("top", "web")
+    assert (shown.code, "sleep 1000" in shown.out) == (0, True), shown
+    shown = await api.docker("top", "web", "-o", "pid,comm")
+    assert shown.out.split()[:2] == ["PID", "COMMAND"]
+    form = "{{.Name}} {{.MemUsage}} {{.PIDs}}"
+    shown = await api.docker("stats", "--no-stream", "--format", form)
+    name, *usage, pids = shown.out.split()
+    assert (name, usage[-1], int(pids) >= 2) == ("web", "64MiB", True), shown
+    container = await call(sdk.containers.get, "web")
+    assert "PID" in (await call(container.top))["Titles"]
+    sample = await call(container.stats, stream=False)
+    assert (sample["name"], sample["memory_stats"]["limit"]) == ("/web", 64 * MIB)
+    assert sample["cpu_stats"]["system_cpu_usage"] > sample["precpu_stats"]["system_cpu_usage"]
+    await call(container.kill)
+    refused = await api.docker("top", "web")
+    assert (refused.code, "is not running" in refused.err) == (1, True)
+
+
 # -- the SDK ------------------------------------------------------------------------------------------------------
 
 

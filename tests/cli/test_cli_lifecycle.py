@@ -83,3 +83,35 @@ def test_health_is_in_the_list(shared: Cli) -> None:
 def test_a_run_is_stopped_at_its_deadline(shared: Cli) -> None:
     done = shared("run", "--rm", "--timeout", "300ms", "--stop-timeout", "1", *READY, code=None)
     assert done.returncode == 3
+
+
+def test_top_and_stats(shared: Cli) -> None:
+    shared("run", "-d", "--name", "web", "-m", "64m", "--network", "none", *READY)
+    shown = shared("top", "web").stdout.splitlines()
+    assert shown[0].split()[:2] == ["UID", "PID"]
+    assert any("sleep 1000" in line for line in shown[1:])
+    assert shared("top", "web", "-o", "pid,comm").stdout.split()[:2] == ["PID", "COMMAND"]
+    row = json.loads(shared("stats", "--no-stream", "--format", "json", "web").stdout)
+    assert (row["Name"], row["MemUsage"].endswith(" / 64MiB"), row["CPUPerc"][-1]) == ("web", True, "%")
+    assert int(row["PIDs"]) >= 2
+    table = shared("stats", "--no-stream").stdout.splitlines()
+    heading = ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"]
+    assert all(column in table[0] for column in heading)
+    assert [line.split()[1] for line in table[1:]] == ["web"]
+    assert "No such container" in shared("stats", "--no-stream", "nope", code=1).stderr
+    shared("rm", "-f", "web")
+    assert "No such container" in shared("top", "web", code=1).stderr
+
+
+def test_stats_go_on_until_the_container_is_gone(shared: Cli) -> None:
+    shared("run", "-d", "--name", "web", *READY)
+    process = shared.start("stats", "--format", "json", "web")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    seen = [json.loads(process.stdout.readline()) for _ in range(3)]
+    assert {row["Name"] for row in seen} == {"web"}
+    shared("rm", "-f", "web")
+    assert process.wait(30) == 0
+    assert process.stderr.read() == ""
+    process.stdout.close()
+    process.stderr.close()
