@@ -29,7 +29,7 @@ class ExecOutput(trio.abc.ReceiveStream):
         self._deadline = math.inf
         self._waiting: trio.CancelScope | None = None
         self._pushed = b""
-        self.first = b""
+        self.first: bytes = b""
         self.on_close: Callable[[], None] | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -49,8 +49,8 @@ class RunOutput:
         self._tell = tell
         self._watched: bool = message["watch"]
         self._terminal = bool(message.get("tty"))
-        self.first_error = b""
-        self.total = 0
+        self.first_error: bytes = b""
+        self.total: int = 0
         self._pauses: set[trio.CancelScope] = set()
 
     def watch(self, after: int) -> None:

@@ -39,7 +39,7 @@ class Run:
     def __init__(self, message: dict[str, Any], run_dir: Path, tell: Callable[[dict[str, Any]], None]) -> None:
         self.id: str = message["id"]
         self.number: int = message["run"]
-        self.output = RunOutput(message, tell)
+        self.output: RunOutput = RunOutput(message, tell)
         self.exit: dict[str, Any] | None = None
         self._ask = message
         self._tell = tell

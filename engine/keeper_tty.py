@@ -37,8 +37,8 @@ class Console:
     """
 
     def __init__(self, path: str, size: tuple[int, int]) -> None:
-        self.master = -1
-        self.ready = trio.Event()
+        self.master: int = -1
+        self.ready: trio.Event = trio.Event()
         self._path = path
         self._size = size
         self._writing = trio.Lock()

@@ -80,7 +80,7 @@ class Supervisor:
         self.auto_remove: bool = state.spec.auto_remove
         self.process: ProcessId | None = state.process
         self.again: Caller | None = None
-        self.closing = False
+        self.closing: bool = False
         self._why_again = ""
         self._next: Record | None = None
         self._core = core

@@ -108,14 +108,12 @@ class VolumeQueries:
         ]
 
 
-class Volumes:
+class Volumes(VolumeQueries):
     """Every volume of the store."""
 
     def __init__(self, core: Core) -> None:
+        super().__init__(core.log)
         self.core = core
-        self._queries = VolumeQueries(core.log)
-        self.get = self._queries.get
-        self.list = self._queries.list
 
     async def create(
         self,
