@@ -35,6 +35,8 @@ class OutputCursor:
         self._offset = 0
         self._lost = False
         self._skip = 0
+        self._before = 0  # where the file before this one ended
+        self._unchecked = False  # whether this one begins there is still to be seen
         self._old_open: set[int] = set()  # the streams that have an open line, in a file of the first format
         self._newest = -1  # the inode of the file that was the newest when files were last looked for
         self._find(everything=True)
@@ -43,7 +45,10 @@ class OutputCursor:
     @property
     def position(self) -> int:
         """How much of the whole output is before this place, in bytes of files; comparable to the writer's."""
-        return (self._files[0].base or 0) + self._offset if self._files else 0
+        if not self._files:
+            return 0
+        base = self._files[0].base
+        return (self._before if base is None else base) + self._offset
 
     def close(self) -> None:
         """Close the files. Idempotent."""
@@ -57,6 +62,9 @@ class OutputCursor:
             current = self._files[0]
             page = read_page(current.fd, self._offset)
             self._offset = page.end
+            if self._unchecked and page.end:
+                current.look()
+                self._lost, self._unchecked = self._lost or current.base != self._before, False
             if page.chunks:
                 if is_old(current.fd):
                     return self._marked(_with_continues(page.chunks, self._old_open), page.skipped)
@@ -184,10 +192,8 @@ class OutputCursor:
     def _next(self) -> None:
         """Go on to the next file."""
         done = self._files.popleft()
-        following = self._files[0]
-        following.look()
-        if following.base is not None and following.base != (done.base or 0) + self._offset:
-            self._lost = True
+        self._before = (self._before if done.base is None else done.base) + self._offset
+        self._unchecked = True
         done.close()
         self._offset = 0
 

@@ -244,6 +244,28 @@ def test_output_that_was_being_written_is_cut_to_whole_chunks(backup: Path, tmp_
 
 
 @root_only
+def test_rotated_output_is_backed_up_and_restored(root: Path, tmp_path: Path) -> None:
+    """All the files that are kept, in order, whole; a link in the place of one is refused."""
+    own = root / "containers" / CID
+    (own / "output").unlink()
+    writer = OutputWriter(str(own), 200, 4)
+    for number in range(40):
+        writer.write(1, number, b"line %d\n" % number)
+    writer.close()
+    backup = tmp_path / "rotated"
+    make_backup(root, backup, 0)
+    restore_backup(backup, tmp_path / "again")
+    restored = tmp_path / "again" / "containers" / CID
+    names = ["output", "output.1", "output.2", "output.3"]
+    assert sorted(name for name in os.listdir(restored) if "output" in name) == names
+    assert [(restored / name).read_bytes() for name in names] == [(own / name).read_bytes() for name in names]
+    (backup / "containers" / CID / "output.2").unlink()
+    (backup / "containers" / CID / "output.2").symlink_to("/etc/passwd")
+    with pytest.raises(BackupInvalid, match=r"output\.2"):
+        restore_backup(backup, tmp_path / "refused")
+
+
+@root_only
 def test_only_what_the_log_names_is_taken(backup: Path, tmp_path: Path) -> None:
     """Whatever else lies in the backup stays there."""
     for extra in ("layers/" + "2" * 64, "containers/" + "b" * 64, f"containers/{CID}/work", "more"):

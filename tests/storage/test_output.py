@@ -269,6 +269,30 @@ def test_a_disk_that_fills_up_keeps_what_fitted(tmpfs: Callable[[str], Path], ro
     assert printed(own)[-1].lost == (accepted[-1] != 59)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_reader_on_a_full_disk_knows_that_it_has_read_everything(tmpfs: Callable[[str], Path]) -> None:
+    """Else it would be told of more, look, find nothing, and ask again, as long as the disk is full."""
+    where = tmpfs("size=64k")
+    own = where / "own"
+    own.mkdir()
+    with writing(own, 5000, 3) as writer, reading(own) as cursor:
+        writer.write(1, 1, b"x" * 4000)
+        filler = os.open(where / "filler", os.O_WRONLY | os.O_CREAT)
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(filler, bytes(512))
+        os.close(filler)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(1, 2, b"y" * 4000)
+        assert len(os.listdir(own)) == 2
+        assert joined(rest(cursor)) == b"x" * 4000
+        assert cursor.position == writer.position
+        (where / "filler").unlink()
+        writer.write(1, 3, b"z")
+        assert [(chunk.data, chunk.lost) for chunk in rest(cursor)] == [(b"z", True)]
+        assert cursor.position == writer.position
+
+
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     """Nobody but us can put one there; and if, nothing outside is written or read."""
     outside = tmp_path / "outside"
