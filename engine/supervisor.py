@@ -42,7 +42,7 @@ from lading.events.container import (
     StopRequested,
 )
 from lading.events.envelope import Proposed, Record
-from lading.events.errors import CannotStart, Conflict, HostError, LadingError, NotFound, WrongPhase
+from lading.events.errors import CannotStart, Conflict, EngineClosed, HostError, LadingError, NotFound, WrongPhase
 from lading.events.ids import ContainerId, container_stream
 from lading.events.recovery import recover
 from lading.events.signals import signal_number
@@ -193,8 +193,8 @@ class Supervisor:
             return
         try:
             await containers.command(self.id, StopContainer(), new_caller("deadline"))
-        except (WrongPhase, NotFound):
-            return  # it has just ended
+        except (WrongPhase, NotFound, EngineClosed):
+            return  # it has just ended, or the next engine does it
         await self.stop(signal_number(self._spec.stop_signal), self._spec.stop_timeout)
 
     async def _leave(self, containers: Containers) -> None:
@@ -344,6 +344,6 @@ class Supervisor:
                 actor=caller.actor,
                 command=caller.command,
             )
-        except (WrongPhase, NotFound):
-            return  # it has just ended
+        except (WrongPhase, NotFound, EngineClosed):
+            return  # it has just ended, or the next engine does it
         await self.stop(signal_number(self._spec.stop_signal), self._spec.stop_timeout)
