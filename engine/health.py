@@ -84,8 +84,9 @@ async def _probe_for_ever(core: Core, supervisor: Supervisor, check: HealthCheck
         log.probes.append(probe)
         before, log.pulse = log.pulse, after_probe(check, log.pulse, probe.exit_code == 0, probe.start - began)
         if log.pulse.health != before.health:
-            await _tell(core, supervisor, log.pulse, probe)
-            if log.pulse.health == "unhealthy" and core.settings(supervisor.id).restart_unhealthy:
+            if not await _tell(core, supervisor, log.pulse, probe):
+                log.pulse = Pulse(before.health, log.pulse.failing)  # for the next probe to tell, if there is one
+            elif log.pulse.health == "unhealthy" and core.settings(supervisor.id).restart_unhealthy:
                 await supervisor.replace("unhealthy", new_caller("health"))
 
 
@@ -101,7 +102,8 @@ async def _probe(core: Core, supervisor: Supervisor, words: tuple[str, ...], che
     return Probe(start, time.time_ns(), code, output.decode("utf-8", "replace"))
 
 
-async def _tell(core: Core, supervisor: Supervisor, pulse: Pulse, probe: Probe) -> None:
+async def _tell(core: Core, supervisor: Supervisor, pulse: Pulse, probe: Probe) -> bool:
+    """Record the change; False if it can't be recorded now: paused, ended, or on its way out."""
     event = HealthChanged(supervisor.run_number, pulse.health, probe.output.strip()[-500:])
     caller = new_caller("health")
     try:
@@ -109,4 +111,5 @@ async def _tell(core: Core, supervisor: Supervisor, pulse: Pulse, probe: Probe) 
             [Proposed(container_stream(supervisor.id), event)], actor=caller.actor, command=caller.command
         )
     except (WrongPhase, NotFound, EngineClosed):
-        return  # it has just ended, or is on its way out
+        return False
+    return True
