@@ -149,9 +149,10 @@ def read_head(fd: int, offset: int) -> BlockHead | None:
     return _parse_head(os.pread(fd, BLOCK_HEAD, offset))
 
 
-def read_page(fd: int, offset: int, most: int = BLOCK) -> Page:
+def read_page(fd: int, offset: int, most: int = BLOCK, *, old: bool | None = None) -> Page:
     """The whole chunks from ``offset`` on, to the end of its block or (in the first format) about ``most`` bytes.
 
+    ``old``: whether the file is in the first format, None to find out.
     ``offset`` is 0 or where a chunk or a page ended. A page without chunks whose ``end`` is ``offset`` is the end
     of what there is now, or a chunk that is just being written, or a torn tail. Otherwise there is more to read at
     ``end``.
@@ -159,7 +160,7 @@ def read_page(fd: int, offset: int, most: int = BLOCK) -> Page:
     size = os.fstat(fd).st_size  # before reading: what is below it and can't be read then will never be
     if offset >= size:
         return Page([], offset)
-    if is_old(fd):
+    if is_old(fd) if old is None else old:
         return _read_old(fd, offset, max(most, OVERHEAD + CHUNK))
     stop = offset - offset % BLOCK + BLOCK
     window = os.pread(fd, stop - offset, offset)

@@ -57,18 +57,20 @@ class OutputCursor:
 
     def read(self) -> list[Chunk]:
         """The next chunks, at most a block; none at the end of what there is now."""
-        self._find()
+        if not self._files:
+            self._find()
         while self._files:
             current = self._files[0]
-            page = read_page(current.fd, self._offset)
+            if current.base is None:
+                current.look()
+            page = read_page(current.fd, self._offset, old=current.old)
             self._offset = page.end
             if self._unchecked and page.end:
-                current.look()
                 self._lost, self._unchecked = self._lost or current.base != self._before, False
             if page.chunks:
-                if is_old(current.fd):
-                    return self._marked(_with_continues(page.chunks, self._old_open), page.skipped)
-                return self._marked(page.chunks, page.skipped)
+                self._find()  # to have what comes next before it is rotated away
+                chunks = _with_continues(page.chunks, self._old_open) if current.old else page.chunks
+                return self._marked(chunks, page.skipped)
             if page.skipped:
                 self._lost = True
             elif len(self._files) > 1:  # nothing comes to a file that has a newer one

@@ -36,11 +36,15 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 @attrs.define
 class OutputFile:
-    """One open file. ``base``: its place in the whole of what was printed, None while it is empty."""
+    """One open file. ``base``: its place in the whole of what was printed, None while it is empty.
+
+    ``old``: it is in the first format.
+    """
 
     fd: int
     inode: int
-    base: int | None
+    base: int | None = None
+    old: bool = False
 
     @property
     def size(self) -> int:
@@ -50,7 +54,7 @@ class OutputFile:
     def look(self) -> None:
         """Find ``base``, if it was empty."""
         if self.base is None:
-            self.base = _base(self.fd)
+            self.base, self.old = _base(self.fd)
 
     def close(self) -> None:
         """Close it."""
@@ -79,7 +83,7 @@ def open_kept(directory: int) -> Iterator[OutputFile]:
             missing = 0
             found = os.fstat(fd)
             if stat.S_ISREG(found.st_mode):
-                yield OutputFile(fd, found.st_ino, _base(fd))
+                yield OutputFile(fd, found.st_ino, *(_base(fd) if found.st_size else ()))
             else:
                 os.close(fd)
         number += 1
@@ -150,15 +154,13 @@ def _is_there(directory: int, number: int) -> bool:
     return True
 
 
-def _base(fd: int) -> int | None:
-    """The base that the first of the blocks with a whole head tells; 0 in the first format."""
+def _base(fd: int) -> tuple[int | None, bool]:
+    """The base that the first of the blocks with a whole head tells, and whether the format is the first one."""
     size = os.fstat(fd).st_size
-    if size == 0:
-        return None
-    if is_old(fd):
-        return 0
+    if size and is_old(fd):
+        return 0, True
     for block in range(0, size, BLOCK):
         head = read_head(fd, block)
         if head is not None:
-            return head.base - block
-    return None
+            return head.base - block, False
+    return None, False

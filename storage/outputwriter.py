@@ -167,7 +167,7 @@ class OutputWriter:
 
     def _place(self, fd: int) -> int:
         """Find where to go on; gives the file to go on in."""
-        own = OutputFile(fd, 0, None)
+        own = OutputFile(fd, 0)
         size = own.size
         if is_old(fd):
             self._base, self._latest = size, whole_end(fd)[1]
