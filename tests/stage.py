@@ -22,7 +22,7 @@ from lading.events.containerviews import VOLUMES
 from lading.events.envelope import Record
 from lading.events.ids import container_stream
 from lading.events.reach import reach
-from lading.events.views import GOING, LEASES, PULLS
+from lading.events.views import CONTAINERS, EXECS, GOING, LEASES, PULLS
 from lading.storage.cgroups import cgroup_mounts, remove_cgroup
 from lading.storage.overlay import mounts_below, unmount
 from lading.storage.store import Paths, locate, read_log
@@ -131,6 +131,8 @@ class Census:
                 assert set(os.listdir(paths.volumes) if paths.volumes.exists() else ()) == set(volumes)
                 assert [key for key, volume in volumes.items() if volume.removing] == []
                 assert [log.scan(view) for view in (PULLS, LEASES, GOING)] == [[], [], []]
+                running = {key for key, state in log.scan(CONTAINERS) if state.process is not None}
+                assert {execution.container for _, execution in log.scan(EXECS)} <= running
             finally:
                 log.close()
 

@@ -14,6 +14,8 @@ from stage import IMAGE, Census, Stage, agree, empty, processes, story
 
 from lading.events.container import Phase
 from lading.events.errors import NotFound
+from lading.events.execs import ExecExited, exec_stream
+from lading.events.views import EXECS
 from lading.storage.overlay import mounts_below
 from lading.storage.procfs import is_alive
 
@@ -66,6 +68,8 @@ LIFE = f"""
     say("created", long.id)
     await long.start()
     say("started", long.id)
+    done = await long.exec(["sh", "-c", "exit 7"])
+    say("executed", done.exec, done.exit_code)
     await long.stop(timeout=0)
     say("stopped", long.id)
     await long.start()
@@ -121,6 +125,12 @@ async def holds(stage: Stage, said: list[list[str]]) -> None:
             if state.name == "short" and state.started_at and state.phase is Phase.STOPPED:
                 assert state.exit_code in (3, None)
                 assert state.exit_code == 3 or state.error
+        for words in said:
+            if words[0] == "executed":
+                last = engine.log.read_stream(exec_stream(words[1]))[-1].event
+                assert (last, words[2]) == (ExecExited(7), "7")
+        for _, left in engine.core.log.scan(EXECS):
+            assert engine.core.state(left.container).process is not None
         known = {state.id for state in engine.containers.list()}
         assert {path.name for path in stage.paths.containers.iterdir()} <= known
         assert len(list(stage.paths.layers.iterdir())) == 1
