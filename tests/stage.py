@@ -258,6 +258,16 @@ async def happens(engine: lading.Engine, container: str, kind: type, after: int 
     raise AssertionError(f"the engine closed before {kind.__name__}")
 
 
+async def until(engine: lading.Engine, holds: Callable[[], bool]) -> None:
+    """Return when something was recorded after which it ``holds``."""
+    with trio.fail_after(20):
+        # The writer may append between a look and what follows it: the position is that of before the look.
+        position = engine.core.journal.position
+        while not holds():
+            await engine.core.journal.wait_past(position)
+            position = engine.core.journal.position
+
+
 async def printed(container: lading.Container, line: bytes) -> None:
     """Wait until ``container`` printed ``line``."""
     with trio.fail_after(20), container.logs(follow=True) as reader:

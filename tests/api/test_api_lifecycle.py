@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from stage import happens, printed
+from stage import happens, printed, until
 
 from lading.events.container import Exited, Paused
 
@@ -211,9 +211,10 @@ async def test_a_restart_policy_is_seen_at_work(api: Any) -> None:
     policy = {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}}
     container = await api.start("sh", "-c", "exit 7", host=policy, name="web")
     core = api.engine.core
-    with trio.fail_after(20):
-        while core.supervision(container).restarts < 2 or core.state(container).process is not None:
-            await core.journal.wait_past(core.journal.position)
+    await until(
+        api.engine,
+        lambda: core.supervision(container).restarts >= 2 and core.state(container).process is None,
+    )
     await happens(api.engine, container, Exited)
 
     async def is_down() -> bool:

@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import trio
-from stage import IMAGE, Census, Stage, agree, empty, processes, records
+from stage import IMAGE, Census, Stage, agree, empty, processes, records, until
 
 from lading.engine.freezer import is_frozen
 from lading.events.container import Exited, Phase, RestartScheduled, StopRequested
@@ -24,6 +23,8 @@ from child import child_engine
 from test_boundaries import PRELUDE, told
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
+
+UNSETTLED = (Phase.STARTING, Phase.RESTARTING, Phase.STOPPING)
 
 FREEZING = """
 import lading.engine.pausing
@@ -77,9 +78,7 @@ async def holds(stage: Stage, said: list[list[str]]) -> None:
                 assert isinstance(following[0], RestartScheduled), "the restart is in the same append"
                 assert events[record.version].command == record.command
         asked_down = any(isinstance(each.event, StopRequested) for each in events[-4:])
-        with trio.fail_after(10):
-            while made.state.phase in (Phase.STARTING, Phase.RESTARTING, Phase.STOPPING):
-                await engine.core.journal.wait_past(engine.core.journal.position)
+        await until(engine, lambda: made.state.phase not in UNSETTLED)
         state = made.state
         assert state.phase in (Phase.CREATED, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED), state
         if state.phase is Phase.STOPPED:
@@ -101,9 +100,7 @@ async def again(stage: Stage) -> None:
             made = engine.containers.get("again")
         except NotFound:
             made = await engine.containers.create(IMAGE, ["sleep", "1000"], name="again")
-        with trio.fail_after(10):
-            while made.state.phase in (Phase.STARTING, Phase.RESTARTING, Phase.STOPPING):
-                await engine.core.journal.wait_past(engine.core.journal.position)
+        await until(engine, lambda: made.state.phase not in UNSETTLED)
         if made.status == "paused":
             await made.unpause()
         if made.status != "running":

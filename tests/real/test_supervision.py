@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
 import trio
-from stage import IMAGE, Stage, event, happens, output_of, printed, story
+from stage import IMAGE, Stage, event, happens, output_of, printed, story, until
 
 import lading
 from lading import HealthCheck, Resources, RestartPolicy
@@ -22,13 +22,6 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 SLEEP = ["sleep", "1000"]
 TWICE = ["sh", "-c", "test -e /again && exec sleep 1000; touch /again; exit 3"]
 """Fails once, and runs then."""
-
-
-async def until(engine: lading.Engine, holds: Callable[[], bool]) -> None:
-    """Return when something was recorded after which it ``holds``."""
-    with trio.fail_after(20):
-        while not holds():
-            await engine.core.journal.wait_past(engine.core.journal.position)
 
 
 async def reaches(engine: lading.Engine, container: lading.Container, phase: Phase) -> None:
