@@ -28,6 +28,14 @@ settings.register_profile(
 settings.load_profile("lading")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is tested with both runtimes is tested with one in the short run."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "runc" in callspec.params.values():
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """On a developer's machine a test may lack a tool or root; in CI what is skipped was not tested, and fails."""

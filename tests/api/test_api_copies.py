@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ async def test_docker_commits(api: Any) -> None:
     said = await api.docker("commit", "-c", "RUN true", "web")
     assert (said.code, "RUN is not a valid change command" in said.err) == (1, True)
     said = await api.docker(
-        "events", "--since", "1", "--until", "0s", "--filter", "event=commit", "--format", "json"
+        "events", "--since", "1", "--until", f"{time.time():.9f}", "--filter", "event=commit", "--format", "json"
     )
     told = json.loads(said.out)
     assert told["Type"] == "container"
@@ -139,7 +140,7 @@ async def test_docker_commits(api: Any) -> None:
     said = await api.docker("save", "-o", str(api.config / "made.tar"), "made:1")
     assert said.code == 0, said
     said = await api.docker(
-        "events", "--since", "1", "--until", "0s", "--filter", "event=commit", "--format", "json"
+        "events", "--since", "1", "--until", f"{time.time():.9f}", "--filter", "event=commit", "--format", "json"
     )
     assert json.loads(said.out) == told  # nothing more, though its digests were found out
 

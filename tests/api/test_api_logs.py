@@ -63,7 +63,7 @@ async def test_a_gap_is_told_on_standard_error(api: Any) -> None:
 
 
 async def test_a_terminal_s_output_is_raw(api: Any) -> None:
-    container = await made(api, "printf 'a\\r\\nb\\r\\nc'", tty=True)
+    container = await made(api, "printf 'a\\nb\\nc'", tty=True)
     where = f"{V}/containers/{container.id}/logs?stdout=1&stderr=1"
     async with await api.client.request("GET", where) as reply:
         assert reply.headers["content-type"] == "application/vnd.docker.raw-stream"

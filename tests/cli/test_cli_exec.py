@@ -147,6 +147,7 @@ def test_run_and_attach_on_a_terminal(shared: Cli, on_terminal: Callable[..., Te
     assert "tty" in shared("ps").stdout
     one, two = on_terminal("attach", "tty"), on_terminal("attach", "tty")
     one.shows(b"# ")
+    two.shows(b"# ")
     one.type(b"echo on-both-$((20+3))\r")
     one.shows(b"on-both-23")
     two.shows(b"on-both-23")

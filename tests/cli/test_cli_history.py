@@ -59,7 +59,8 @@ def test_diff_shows_what_is_left_of_the_changes(shared: Cli) -> None:
     shared("rm", "two")
     assert shared("diff", str(middle)).stdout.splitlines()[1].split()[:3] == ["-", "container", "one"]
     assert len(shared("diff", str(before)).stdout.splitlines()) == 1
-    assert "invalid time" in shared("diff", "never", code=1).stderr
+    assert "invalid time" in shared("diff", "never", "now", code=1).stderr
+    assert "No such container: never" in shared("diff", "never", code=1).stderr
 
 
 def test_df_tells_what_history_costs(shared: Cli) -> None:
@@ -69,7 +70,7 @@ def test_df_tells_what_history_costs(shared: Cli) -> None:
     assert found["images"]["size"] > 1_000_000
     rows = [re.split(" {2,}", line.strip()) for line in shared("df").stdout.splitlines()]
     assert [row[0] for row in rows] == [
-        *("TYPE", "Images", "layers", "their archives", "documents", "Containers"),
+        *("TYPE", "Images", "layers", "their archives", "documents", "Containers", "Volumes"),
         *("History", "records", "indexes", "views", "snapshots", "Archives"),
     ]
 

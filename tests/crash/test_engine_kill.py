@@ -202,7 +202,7 @@ async def test_a_stop_in_progress_is_carried_out_by_the_next_engine(stage: Stage
 
 async def test_a_removal_in_progress_is_carried_out_by_the_next_engine(stage: Stage) -> None:
     prelude = """
-        import lading.engine.container as place
+        import lading.engine.lifecycle as place
         async def never(*args):
             say("removing")
             await trio.sleep_forever()

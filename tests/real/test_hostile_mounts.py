@@ -64,8 +64,8 @@ class Victim:
             for made in self.top.iterdir():
                 if made.is_dir() and made.name != "sub":
                     made.rmdir()  # fails if there is anything in it
-            assert [line.split()[:6] for line in self._look().splitlines()] == [
-                line.split()[:6] for line in self._before.splitlines()
+            assert [line.split(" ")[:6] for line in self._look().splitlines()] == [
+                line.split(" ")[:6] for line in self._before.splitlines()
             ]
         else:
             assert self._look() == self._before
