@@ -62,14 +62,8 @@ async def seal_writable(
     unsynced = state.spec.auto_remove or core.holds.is_read(state.id)
     usage = await trio.to_thread.run_sync(partial(seal, core.paths, state.id, layer.chain, sync=unsynced))
     try:
-        while True:
-            rebased = Proposed(container_stream(state.id), Rebased(layer.chain), state.version)
-            events = [*_added(core, state, layer, usage), rebased, *more()]
-            try:
-                return await core.journal.append(events, actor=caller.actor, command=caller.command)
-            except AlreadyExists:
-                if not retry:
-                    raise
+        rebased = Proposed(container_stream(state.id), Rebased(layer.chain), state.version)
+        return await _append(core, lambda: [*_added(core, state, layer, usage), rebased, *more()], caller, retry)
     except (StoreBroken, EngineClosed):
         raise  # whether it is in the log, the next opening sees
     except LadingError:
@@ -93,18 +87,23 @@ async def seal_copy(
     """
     usage = await trio.to_thread.run_sync(place_copy, core.paths, staging, layer.chain)
     try:
-        while True:
-            events = [*_added(core, state, layer, usage), *more()]
-            try:
-                return await core.journal.append(events, actor=caller.actor, command=caller.command)
-            except AlreadyExists:
-                if not retry:
-                    raise
+        return await _append(core, lambda: [*_added(core, state, layer, usage), *more()], caller, retry)
     except (StoreBroken, EngineClosed):
         raise
     except LadingError:
         core.paths.discard(core.paths.layer(layer.chain))
         raise
+
+
+async def _append(
+    core: Core, events: Callable[[], list[Proposed]], caller: Caller, retry: bool
+) -> tuple[Record, ...]:
+    while True:
+        try:
+            return await core.journal.append(events(), actor=caller.actor, command=caller.command)
+        except AlreadyExists:
+            if not retry:
+                raise
 
 
 def _added(core: Core, state: ContainerState, layer: Sealed, usage: Usage) -> list[Proposed]:

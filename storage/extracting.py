@@ -167,9 +167,7 @@ class _Extraction:
         """Give the directories their times, now that nothing is made in them."""
         self._entry = b""
         for (parent, name), (inode, mtime_ns) in self._times.items():
-            with contextlib.suppress(
-                OSError
-            ):  # somebody may have moved or removed it: then it is not ours any more
+            with contextlib.suppress(OSError):  # moved or removed by somebody: it is not ours any more
                 fd = openat2(name, _DIRECTORY, resolve=STEP, dir_fd=self._places.get(parent))
                 try:
                     if os.fstat(fd).st_ino == inode:

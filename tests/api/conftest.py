@@ -12,8 +12,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 import attrs
+import docker
 import pytest
 import trio
+from sdk import call
 from stage import IMAGE, Stage
 
 import lading
@@ -141,6 +143,17 @@ async def api(stage: Stage, tmp_path: Path) -> AsyncIterator[Api]:
         async with connect(socket) as client:
             yield Api(engine, socket, client, config)
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def sdk(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[docker.DockerClient]:
+    """The SDK's client of the engine of ``api``, which asked the engine for its version."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(api.config))
+    client = await call(docker.DockerClient, base_url=f"unix://{api.socket}", version="auto", timeout=60)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 @pytest.fixture

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import json
 import os
 import tarfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
 import pytest
-import trio
+from sdk import call
 
 from lading.engine.api.copies import go_mode
 from lading.engine.http.message import HttpError
@@ -24,17 +22,6 @@ from lading.engine.http.message import HttpError
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 QUIET = ("--network", "none")
-
-
-async def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    return await trio.to_thread.run_sync(functools.partial(function, *args, **options))
-
-
-@pytest.fixture
-async def sdk(api: Any) -> Any:
-    client = await call(docker.DockerClient, base_url=f"unix://{api.socket}", version="1.47")
-    yield client
-    await call(client.close)
 
 
 def tar_of(name: str, content: bytes) -> bytes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 import trio
 from imagefiles import write_docker_archive
 from images import storied
+from sdk import call
 from stage import printed
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -184,21 +183,6 @@ async def test_top_and_stats(api: Any, sdk: docker.DockerClient) -> None:
 
 
 # -- the SDK ------------------------------------------------------------------------------------------------------
-
-
-async def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """The result of ``function``, which blocks."""
-    return await trio.to_thread.run_sync(functools.partial(function, *args, **options))
-
-
-@pytest.fixture
-async def sdk(api: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[docker.DockerClient]:
-    monkeypatch.setenv("DOCKER_CONFIG", str(api.config))
-    client = await call(docker.DockerClient, base_url=f"unix://{api.socket}", version="auto", timeout=60)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 async def test_the_sdk_creates_with_everything(api: Any, sdk: docker.DockerClient) -> None:

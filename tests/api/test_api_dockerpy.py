@@ -6,44 +6,26 @@ reads more fields than the docker client does: what it accepts is a second opini
 
 from __future__ import annotations
 
-import functools
 import io
 import tarfile
 import time
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
 import pytest
-import trio
 from imagefiles import write_docker_archive, write_oci_archive
 from images import MEDIA, Image, Index, storied
 from pushing import Registry, push_image
 from registry import PASSWORD, USER, LocalRegistry
+from sdk import call
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 NAME = "localhost/story:1"
 ANY_MANIFEST = ", ".join(MEDIA[dialect]["manifest"] for dialect in MEDIA)
 LABELS = {"kind": "story", "of": "layers"}
-
-
-async def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """The result of ``function``, which blocks."""
-    return await trio.to_thread.run_sync(functools.partial(function, *args, **options))
-
-
-@pytest.fixture
-async def sdk(api: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[docker.DockerClient]:
-    """A client of the engine of ``api``, which asked the engine for its version."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(api.config))
-    client = await call(docker.DockerClient, base_url=f"unix://{api.socket}", version="auto", timeout=60)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 @pytest.fixture(scope="module")

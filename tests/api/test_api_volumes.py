@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import docker
 import docker.errors
 import docker.types
 import pytest
-import trio
 from mounted import load_image
+from sdk import call
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -250,30 +249,21 @@ async def test_a_dry_run_changes_nothing(api: Any) -> None:
     assert (await api.ask("POST", "/v1.41/volumes/prune"))[1]["VolumesDeleted"] == ["named"]
 
 
-async def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    return await trio.to_thread.run_sync(functools.partial(function, *args, **options))
-
-
-async def test_the_sdk(api: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(api.config))
-    sdk = await call(docker.DockerClient, base_url=f"unix://{api.socket}", version="auto", timeout=60)
-    try:
-        volume = await call(sdk.volumes.create, "box", labels={"a": "b"})
-        assert (volume.name, volume.attrs["Labels"]) == ("box", {"a": "b"})
-        run = functools.partial(call, sdk.containers.run, api.image, remove=True, network_mode="none")
-        await run(["sh", "-c", "echo kept > /d/x"], volumes={"box": {"bind": "/d", "mode": "rw"}})
-        mount = docker.types.Mount("/d", "box", read_only=True)
-        assert await run(["cat", "/d/x"], mounts=[mount]) == b"kept\n"
-        assert await run(["ls", "/h"], volumes=[f"{tmp_path}:/h"], tmpfs={"/t": "size=1m"}) != b""
-        assert [each.name for each in await call(sdk.volumes.list, filters={"label": "a"})] == ["box"]
-        with pytest.raises(docker.errors.NotFound):
-            await call(sdk.volumes.get, "nope")
-        kept = await call(sdk.containers.create, api.image, "true", volumes=["box:/d"], network_mode="none")
-        with pytest.raises(docker.errors.APIError, match="in use"):
-            await call(volume.remove)
-        await call(kept.remove, v=True)
+async def test_the_sdk(api: Any, sdk: docker.DockerClient, tmp_path: Path) -> None:
+    volume = await call(sdk.volumes.create, "box", labels={"a": "b"})
+    assert (volume.name, volume.attrs["Labels"]) == ("box", {"a": "b"})
+    run = functools.partial(call, sdk.containers.run, api.image, remove=True, network_mode="none")
+    await run(["sh", "-c", "echo kept > /d/x"], volumes={"box": {"bind": "/d", "mode": "rw"}})
+    mount = docker.types.Mount("/d", "box", read_only=True)
+    assert await run(["cat", "/d/x"], mounts=[mount]) == b"kept\n"
+    assert await run(["ls", "/h"], volumes=[f"{tmp_path}:/h"], tmpfs={"/t": "size=1m"}) != b""
+    assert [each.name for each in await call(sdk.volumes.list, filters={"label": "a"})] == ["box"]
+    with pytest.raises(docker.errors.NotFound):
+        await call(sdk.volumes.get, "nope")
+    kept = await call(sdk.containers.create, api.image, "true", volumes=["box:/d"], network_mode="none")
+    with pytest.raises(docker.errors.APIError, match="in use"):
         await call(volume.remove)
-        assert (await call(sdk.volumes.prune))["SpaceReclaimed"] == 0
-    finally:
-        await call(sdk.close)
+    await call(kept.remove, v=True)
+    await call(volume.remove)
+    assert (await call(sdk.volumes.prune))["SpaceReclaimed"] == 0
     assert os.listdir(api.engine.root / "volumes") == []

@@ -1,7 +1,6 @@
 """Crash points, enumerated: the engine dies at each step of a whole life, and the next one makes it whole.
 
-A first child counts the steps: every append before and after it is on disk, every rename, mount and message to
-the keeper. Then, for each step, a child kills itself there, and the store is opened again.
+See ``boundaries``.
 """
 
 from __future__ import annotations
@@ -20,42 +19,9 @@ from lading.storage.overlay import mounts_below
 from lading.storage.procfs import is_alive
 
 sys.path.insert(0, str(Path(__file__).parent))
-from child import Child, child_engine
+from boundaries import PARTS, die_at_each_step
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
-
-PRELUDE = """
-import pathlib
-import lading.engine.bundle, lading.engine.journal, lading.engine.link, lading.engine.publish
-import lading.engine.removal, lading.engine.supervisor
-import lading.storage.layers, lading.storage.log, lading.storage.store
-
-LAST, steps = {last}, 0
-
-def step(what):
-    global steps
-    steps += 1
-    if steps == LAST:
-        say("step", what)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def crashing(place, name, after=True):
-    real = getattr(place, name)
-    def wrapped(*args, **options):
-        step("before " + name)
-        result = real(*args, **options)
-        if after:
-            step("after " + name)
-        return result
-    setattr(place, name, wrapped)
-
-crashing(lading.storage.log.Log, "append")
-crashing(pathlib.Path, "rename")
-crashing(lading.engine.bundle, "mount_overlay")
-crashing(lading.engine.bundle, "unmount")
-crashing(lading.engine.link.Link, "_post")
-crashing(lading.engine.publish, "place")
-"""
 
 LIFE = f"""
     made = await containers.create({IMAGE!r}, ["sh", "-c", "echo hello; exit 3"], name="short")
@@ -91,14 +57,6 @@ ACKNOWLEDGED = {
     "removed": "Removed",
 }
 """What a caller was told, and the event that has to be in the log from then on."""
-
-
-async def told(child: Child) -> list[list[str]]:
-    """Everything it says until it dies."""
-    said = []
-    while (line := await child.line()) and line != "done":
-        said.append(line.split(" "))
-    return said
 
 
 async def holds(stage: Stage, said: list[list[str]]) -> None:
@@ -159,26 +117,12 @@ async def again(stage: Stage) -> None:
     agree(lambda: processes(stage.paths.run), {})
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_every_step_of_a_life_can_be_the_last(leakless: Census, busybox_tar: Path, part: int) -> None:
     where = Stage(leakless.root, busybox_tar)
-    async with child_engine(where, LIFE, prelude=PRELUDE.format(last=0), stay=False) as child:
-        said = await told(child)
-    [count] = [int(words[1]) for words in said if words[0] == "steps"]
-    assert count > 40
-    await again(where)
-    wrong: list[Exception] = []
-    for last in range(1 + part, count + 1, 4):
-        leakless.clean()
-        async with child_engine(where, LIFE, prelude=PRELUDE.format(last=last), stay=False) as child:
-            said = await told(child)
-        async with child_engine(where, "", prelude=PRELUDE.format(last=1 + last % 5), stay=False) as child:
-            await told(child)  # the recovery dies, too, at one of its first steps, if it has that many
-        try:
-            await holds(where, said)
-            await again(where)
-        except Exception as error:
-            error.add_note(f"after the crash at step {last}: {said[-4:]}")
-            wrong.append(error)
-    if wrong:
-        raise ExceptionGroup(f"{len(wrong)} of the crashes were not made good", wrong)
+
+    async def check(said: list[list[str]]) -> None:
+        await holds(where, said)
+        await again(where)
+
+    await die_at_each_step(leakless, where, LIFE, check, part=part, least=40)

@@ -1,11 +1,12 @@
 """The engine dies at each step of an image's life, and the next one has either all of the image or nothing of it.
 
-As in ``test_boundaries``: a first child counts the steps, then one child for each step dies there.
+See ``boundaries``.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import images
@@ -20,8 +21,7 @@ from lading.events.reach import reach
 from lading.events.views import LAYERS
 
 sys.path.insert(0, str(Path(__file__).parent))
-from child import child_engine
-from test_boundaries import PRELUDE, told
+from boundaries import PARTS, die_at_each_step
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
 
@@ -99,30 +99,12 @@ class Life:
             assert removing, f"{name} was acknowledged and is not there"
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_every_step_of_an_images_life_can_be_the_last(
     leakless: Census, busybox_tar: Path, registry: LocalRegistry, tmp_path: Path, part: int
 ) -> None:
     where = Stage(leakless.root, busybox_tar)
     life = Life(registry, busybox_tar, tmp_path)
     before = children()
-    async with child_engine(where, life.scenario, prelude=PRELUDE.format(last=0), stay=False) as child:
-        said = await told(child)
-    [count] = [int(words[1]) for words in said if words[0] == "steps"]
-    assert count > 60, said
-    await life.check(where, said)
-    wrong: list[Exception] = []
-    for last in range(1 + part, count + 1, 4):
-        leakless.clean()
-        async with child_engine(where, life.scenario, prelude=PRELUDE.format(last=last), stay=False) as child:
-            said = await told(child)
-        async with child_engine(where, "", prelude=PRELUDE.format(last=1 + last % 5), stay=False) as child:
-            await told(child)  # the recovery dies, too, at one of its first steps, if it has that many
-        try:
-            await life.check(where, said)
-        except Exception as error:
-            error.add_note(f"after the crash at step {last} of {count}: {said[-4:]}")
-            wrong.append(error)
+    await die_at_each_step(leakless, where, life.scenario, partial(life.check, where), part=part, least=60)
     agree(lambda: {pid: words for pid, words in children().items() if pid not in before}, {})
-    if wrong:
-        raise ExceptionGroup(f"{len(wrong)} of the crashes were not made good", wrong)

@@ -2,7 +2,7 @@
 
 Nothing that a container wrote is lost, and there is all of an image or nothing of it.
 
-As in ``test_boundaries``: a first child counts the steps, then one child for each step dies there.
+See ``boundaries``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,7 @@ from lading.events.views import LAYERS
 from lading.storage.overlay import mounts_below
 
 sys.path.insert(0, str(Path(__file__).parent))
-from child import child_engine
-from test_boundaries import PRELUDE, told
+from boundaries import PARTS, PRELUDE, die_at_each_step
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
 
@@ -143,29 +143,11 @@ async def check(where: Stage, said: list[list[str]]) -> None:
         await engine.log.verify()
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_every_step_of_a_commit_and_a_fork_can_be_the_last(
     leakless: Census, busybox_tar: Path, part: int
 ) -> None:
     where = Stage(leakless.root, busybox_tar)
     before = children()
-    async with child_engine(where, LIFE, prelude=SEALING.format(last=0), stay=False) as child:
-        said = await told(child)
-    [count] = [int(words[1]) for words in said if words[0] == "steps"]
-    assert count > 80, said
-    await check(where, said)
-    wrong: list[Exception] = []
-    for last in range(1 + part, count + 1, 4):
-        leakless.clean()
-        async with child_engine(where, LIFE, prelude=SEALING.format(last=last), stay=False) as child:
-            said = await told(child)
-        async with child_engine(where, "", prelude=SEALING.format(last=1 + last % 5), stay=False) as child:
-            await told(child)  # the recovery dies, too, at one of its first steps, if it has that many
-        try:
-            await check(where, said)
-        except Exception as error:
-            error.add_note(f"after the crash at step {last} of {count}: {said[-4:]}")
-            wrong.append(error)
+    await die_at_each_step(leakless, where, LIFE, partial(check, where), prelude=SEALING, part=part, least=80)
     agree(lambda: {pid: words for pid, words in children().items() if pid not in before}, {})
-    if wrong:
-        raise ExceptionGroup(f"{len(wrong)} of the crashes were not made good", wrong)

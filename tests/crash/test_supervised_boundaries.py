@@ -1,8 +1,8 @@
 """Crash points of what supervision adds to a life: restarts, pauses, updates; the engine dies at each of their
 steps.
 
-As ``test_boundaries`` does it for a plain life. What must hold is told by the log itself: an exit that its policy
-answers with a restart has that restart in the same append, and a container that was to be up comes up.
+See ``boundaries``. What must hold is told by the log itself: an exit that its policy answers with a restart has
+that restart in the same append, and a container that was to be up comes up.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from lading.events.errors import NotFound
 from lading.storage.procfs import is_alive
 
 sys.path.insert(0, str(Path(__file__).parent))
-from child import child_engine
-from test_boundaries import PRELUDE, told
+from boundaries import PARTS, PRELUDE, die_at_each_step
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
 
@@ -110,28 +109,14 @@ async def again(stage: Stage) -> None:
     agree(lambda: processes(stage.paths.run), {})
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_every_step_of_a_supervised_life_can_be_the_last(
     leakless: Census, busybox_tar: Path, part: int
 ) -> None:
     where = Stage(leakless.root, busybox_tar)
-    prelude = PRELUDE + FREEZING
-    async with child_engine(where, LIFE, prelude=prelude.format(last=0), stay=False) as child:
-        said = await told(child)
-    [count] = [int(words[1]) for words in said if words[0] == "steps"]
-    assert count > 40
-    wrong: list[Exception] = []
-    for last in range(1 + part, count + 1, 4):
-        leakless.clean()
-        async with child_engine(where, LIFE, prelude=prelude.format(last=last), stay=False) as child:
-            said = await told(child)
-        async with child_engine(where, "", prelude=prelude.format(last=1 + last % 5), stay=False) as child:
-            await told(child)  # the recovery dies, too, at one of its first steps, if it has that many
-        try:
-            await holds(where, said)
-            await again(where)
-        except Exception as error:
-            error.add_note(f"after the crash at step {last}: {said[-4:]}")
-            wrong.append(error)
-    if wrong:
-        raise ExceptionGroup(f"{len(wrong)} of the crashes were not made good", wrong)
+
+    async def check(said: list[list[str]]) -> None:
+        await holds(where, said)
+        await again(where)
+
+    await die_at_each_step(leakless, where, LIFE, check, prelude=PRELUDE + FREEZING, part=part, least=40)

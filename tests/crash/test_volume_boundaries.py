@@ -1,12 +1,13 @@
 """The engine dies at each step of a volume's life, and the next one makes it whole.
 
-As in ``test_boundaries``: a first child counts the steps, then one child for each step dies there.
+See ``boundaries``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import images
@@ -21,8 +22,7 @@ from lading.events.errors import NotFound
 from lading.storage.volumes import data_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from child import child_engine
-from test_boundaries import PRELUDE, told
+from boundaries import PARTS, PRELUDE, die_at_each_step
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
 
@@ -120,7 +120,7 @@ async def again(engine: object, stage: Stage, archive: Path) -> None:
     assert engine.volumes.list() == []  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_every_step_of_a_volume_s_life_can_be_the_last(
     leakless: Census, busybox_tar: Path, tmp_path: Path, part: int
 ) -> None:
@@ -133,26 +133,13 @@ async def test_every_step_of_a_volume_s_life_can_be_the_last(
     image = images.image(base, images.layer(*members), volumes=("/more",))
     archive = write_docker_archive(tmp_path / "made.tar", {"docker.io/library/made:1": image})
     where = Stage(leakless.root, busybox_tar)
-    life = LIFE.format(archive=str(archive))
-    prelude = PRELUDE + MORE
-    async with child_engine(where, life, prelude=prelude.format(last=0), stay=False) as child:
-        said = await told(child)
-    [count] = [int(words[1]) for words in said if words[0] == "steps"]
-    assert count > 80, said
-    await holds(where, archive, said)
-    wrong: list[Exception] = []
-    for last in range(1 + part, count + 1, 4):
-        leakless.clean()
-        async with child_engine(where, life, prelude=prelude.format(last=last), stay=False) as child:
-            said = await told(child)
-        if ["loaded"] not in said:
-            continue  # images have a test of their own
-        async with child_engine(where, "", prelude=prelude.format(last=1 + last % 7), stay=False) as child:
-            await told(child)  # the recovery dies, too, at one of its first steps, if it has that many
-        try:
-            await holds(where, archive, said)
-        except Exception as error:
-            error.add_note(f"after the crash at step {last} of {count}: {said[-4:]}")
-            wrong.append(error)
-    if wrong:
-        raise ExceptionGroup(f"{len(wrong)} of the crashes were not made good", wrong)
+    await die_at_each_step(
+        leakless,
+        where,
+        LIFE.format(archive=str(archive)),
+        partial(holds, where, archive),
+        prelude=PRELUDE + MORE,
+        part=part,
+        least=80,
+        begun="loaded",  # images have a test of their own
+    )

@@ -32,10 +32,10 @@ class FakeExchange:
         return self.chunks.pop(0) if self.chunks else b""
 
     def respond(self, *_: object) -> Any:
-        raise NotImplementedError
+        raise AssertionError("who reads a request's body does not reply")
 
     def hijack(self, *_: object) -> Any:
-        raise NotImplementedError
+        raise AssertionError("who reads a request's body does not take over the connection")
 
 
 def request(method: str = "GET", target: str = "/", *chunks: bytes, headers: Headers | None = None) -> Request:
