@@ -12,6 +12,7 @@ creation is appended, and until its outcome is on disk. Two rules keep the log t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Sequence
@@ -217,6 +218,10 @@ class Execs:
             await self.end(live)
             self.leave(live)
             raise
+        if live.kept.master < 0 and not live.kept.ended.is_set():
+            await self.end(live)
+            self.leave(live)
+            raise HostError("take the terminal of exec", live.id, errno.EMFILE)
         if live.kept.master >= 0:
             master, live.kept.master = live.kept.master, -1
             live.streams.take_master(master, stdin=live.spec.stdin)

@@ -31,7 +31,7 @@ from typing import Any
 import trio
 
 from lading.engine import wire
-from lading.engine.fdpass import Descriptors, send_with
+from lading.engine.fdpass import Descriptors, close_all, send_with
 from lading.engine.keeper_exec import Exec
 from lading.engine.keeper_run import Run
 from lading.engine.launch import reap_strays
@@ -121,7 +121,7 @@ class Keeper:
                 nursery.cancel_scope.cancel()
         with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
-                _close(outbox.receive_nowait()[1])
+                close_all(outbox.receive_nowait()[1])
         if self._send is mine:  # else the next engine came before this one's end was noticed
             self._send = None
             self._engine_gone()
@@ -139,7 +139,7 @@ class Keeper:
                 try:
                     await send_with(stream, b"".join(parts), fds)
                 finally:
-                    _close(fds)
+                    close_all(fds)
 
     def _engine_gone(self) -> None:
         for run in self._runs.values():
@@ -168,9 +168,13 @@ class Keeper:
                 new = self._runs[message["id"]] = Run(message, self._dir, self._tell)
                 self._nursery.start_soon(self._run, new)
             case "exec":
-                each = self._execs[message["id"]] = Exec(
-                    message, brought.take(message["fds"]), self._dir, self._tell
-                )
+                try:
+                    fds = brought.take(message["fds"])
+                except OSError as error:
+                    why = f"its streams could not be taken: {error}"
+                    self._tell({"op": "exec-exited", "id": message["id"], "code": 0, "why": why})
+                    return
+                each = self._execs[message["id"]] = Exec(message, fds, self._dir, self._tell)
                 self._nursery.start_soon(self._exec, each)
             case "exec-drop" if message["id"] in self._execs:
                 self._nursery.start_soon(self._execs[message["id"]].drop_output, message["streams"])
@@ -217,7 +221,7 @@ class Keeper:
             for name in watch.read():
                 run = self._runs.get(name)
                 if run is not None:
-                    run.read_pid()
+                    await run.take_pid()
                 elif name in self._execs:
                     self._begun.append(self._execs[name])
                     if len(self._begun) == 1:
@@ -229,12 +233,7 @@ class Keeper:
         begun, self._begun = self._begun, []
         for each in begun:
             if each.exit is None:
-                each.read_pid()
-
-
-def _close(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+                await each.see_pid()
 
 
 def main() -> None:

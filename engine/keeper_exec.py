@@ -16,6 +16,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import trio
 
 from lading.engine.keeper_run import write_record
 from lading.engine.keeper_tty import Console
-from lading.engine.launch import launch, wait_orphan, wait_runtime
+from lading.engine.launch import check_room, launch, wait_orphan, wait_runtime, with_room
 from lading.storage.procfs import start_ticks
 
 __all__ = ["Exec"]
@@ -76,6 +77,7 @@ class Exec:
                 self._console = Console(tty["path"], (tty["rows"], tty["columns"]))
             devnull = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             try:
+                check_room([devnull, *self._stdio.values()])
                 runtime, pidfd = launch(
                     self._ask["argv"], [self._stdio.get(number, devnull) for number in range(3)]
                 )
@@ -110,7 +112,7 @@ class Exec:
                 code = await wait_runtime(runtime, pidfd)
                 self._console.give_up()
         if code < 0 or (code == 0 and self._ask["detaches"]):
-            self.read_pid(tell=False)
+            await self._take_pid()
             self._executed = self._pid != 0
             status = await wait_orphan(self._pid, self._ticks)
             return status if status is not None else 128 - code
@@ -120,18 +122,22 @@ class Exec:
     async def _take_console(self, console: Console) -> None:
         await console.receive()
         if console.master >= 0:
-            self._tell({"op": "exec-tty", "id": self.id, "fds": 1}, (console.master,))
+            await with_room(partial(self._tell, {"op": "exec-tty", "id": self.id, "fds": 1}, (console.master,)))
             self._tell_started()
 
-    def read_pid(self, *, tell: bool = True) -> None:
-        """Take the pid from the pid file, once it is there."""
+    async def see_pid(self) -> None:
+        """Its pid file is there: take the pid from it, and tell."""
+        await self._take_pid()
+        if self.exit is None:
+            self._tell_started()
+
+    async def _take_pid(self) -> None:
         if not self._pid:
             with contextlib.suppress(FileNotFoundError, ValueError):
-                self._pid = int(self._pid_file.read_bytes())
-                self._ticks = start_ticks(self._pid)
-                self._pid_file.unlink()
-        if tell:
-            self._tell_started()
+                pid = int(await with_room(self._pid_file.read_bytes))
+                self._ticks = await with_room(partial(start_ticks, pid))
+                self._pid = pid
+                self._pid_file.unlink(missing_ok=True)
 
     def _tell_started(self) -> None:
         """Once its pid is known and, with a terminal, the engine has that."""
@@ -171,7 +177,7 @@ class Exec:
             self._dropping = True
             await self._console.ready.wait()
             if self._console.master >= 0:
-                self._rests["o"] = os.dup(self._console.master)
+                self._rests["o"] = await with_room(partial(os.dup, self._console.master))
         async with trio.open_nursery() as nursery:
             for letter in letters:
                 if letter in self._rests:

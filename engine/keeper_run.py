@@ -17,7 +17,7 @@ import trio
 from lading.engine import wire
 from lading.engine.keeper_output import RunOutput
 from lading.engine.keeper_tty import Console
-from lading.engine.launch import launch, open_pipes, wait_orphan, wait_runtime
+from lading.engine.launch import launch, open_pipes, wait_gone, wait_orphan, wait_runtime, with_room
 from lading.storage.cgroups import kill_all, oom_kills, thaw_process
 from lading.storage.output import CHUNK
 from lading.storage.procfs import boot_id, has_executed, start_ticks
@@ -92,7 +92,7 @@ class Run:
                 self._console.close()
         await self._end_input()
         if not self._started:
-            self.read_pid()
+            await self.take_pid()
             why = self._why_not_executed(code)
             if why is not None:
                 self.output.take_back()
@@ -128,13 +128,14 @@ class Run:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
-    def read_pid(self) -> None:
-        """Take the pid from the pid file, once it is there."""
+    async def take_pid(self) -> None:
+        """Take the pid from the pid file, if it is there."""
         if not self._pid:
             with contextlib.suppress(FileNotFoundError, ValueError):
-                self._pid = int(self._pid_file.read_bytes())
-                self._ticks = start_ticks(self._pid)
-                self._pid_file.unlink()
+                pid = int(await with_room(self._pid_file.read_bytes))
+                self._ticks = await with_room(partial(start_ticks, pid))
+                self._pid = pid
+                self._pid_file.unlink(missing_ok=True)
                 self._pid_known.set()
 
     async def feed(self, stream: trio.SocketStream, decoder: wire.Decoder) -> None:
@@ -171,7 +172,7 @@ class Run:
             await self._pid_known.wait()
         timeout = self._ask["stop_timeout"]
         for number in (self._ask["stop_signal"], signal.SIGKILL):
-            if self._pid and start_ticks(self._pid) == self._ticks:
+            if self._pid and await with_room(partial(start_ticks, self._pid)) == self._ticks:
                 os.kill(self._pid, number)
                 thaw_process(self._pid)
             with trio.move_on_after(timeout if timeout >= 0 else float("inf")):
@@ -204,7 +205,7 @@ class Run:
 
     async def _adopt(self, code: int) -> int:
         """The runtime is gone and its container is our child now (we are a subreaper): wait for that."""
-        self.read_pid()
+        await self.take_pid()
         status = await wait_orphan(self._pid, self._ticks)
         return status if status is not None else 128 - code
 
@@ -213,12 +214,7 @@ class Run:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_over, nursery.cancel_scope)
             await self._pid_known.wait()
-            with contextlib.suppress(ProcessLookupError):
-                pidfd = os.pidfd_open(self._pid)
-                try:
-                    await trio.lowlevel.wait_readable(pidfd)
-                finally:
-                    os.close(pidfd)
+            await wait_gone(self._pid)
             await self._end_others()
             nursery.cancel_scope.cancel()
 
@@ -243,7 +239,8 @@ class Run:
             give_up = trio.current_time() + _EXECUTED
             pause = 0.0005
             argv = self._ask["argv"] if self._leaves else ()
-            while (executed := has_executed(self._pid, self._runtime, argv)) is False:
+            look = partial(has_executed, self._pid, self._runtime, argv)
+            while (executed := await with_room(look)) is False:
                 if trio.current_time() > give_up:
                     executed = True
                     break

@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
 
 from lading.storage.procfs import start_ticks
 
-__all__ = ["launch", "open_pipes", "reap_strays", "wait_orphan", "wait_runtime"]
+__all__ = [
+    "check_room",
+    "launch",
+    "open_pipes",
+    "reap_strays",
+    "wait_gone",
+    "wait_orphan",
+    "wait_runtime",
+    "with_room",
+]
+
+_T = TypeVar("_T")
 
 _ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+_SPARE = 64
+"""Descriptors that are left to what this process opens for a moment, and for those that it has already."""
+_AGAIN = 0.05
+"""Seconds after which what found no descriptor left is tried again."""
+
+
+def check_room(fds: Sequence[int]) -> None:
+    """Raise ``OSError`` (EMFILE) if ``fds``, just opened for another run, are among the last that may be.
+
+    A new descriptor has the lowest number that is free (open(2)), so its number tells how many are taken. Who
+    keeps runs must never be out of descriptors itself: it has to read, reap and tell.
+    """
+    if max(fds) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def with_room(attempt: Callable[[], _T]) -> _T:
+    """What ``attempt`` returns, tried again for as long as no descriptor is left for it."""
+    while True:
+        try:
+            return attempt()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            await trio.sleep(_AGAIN)
 
 
 def launch(argv: list[str], stdio: Sequence[int]) -> tuple[int, int]:
@@ -56,6 +98,7 @@ def open_pipes(with_stdin: bool) -> tuple[list[int], list[int]]:
             read, write = os.pipe2(os.O_CLOEXEC)
             ours.append(read)
             theirs.append(write)
+        check_room(ours)
     except OSError:
         for fd in (*ours, *theirs):
             if fd >= 0:
@@ -98,8 +141,7 @@ async def reap_strays() -> None:
     A runtime that fails in the middle leaves such a child, and it may be in the container's pid namespace: until
     it is reaped the namespace, and with it the container, can't end (pid_namespaces(7)).
     """
-    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
-        strays = [pid for pid in map(int, file.read().split()) if pid not in _runtimes and not _is_awaited(pid)]
+    strays = [pid for pid in await with_room(_children) if pid not in _runtimes and not _is_awaited(pid)]
     async with trio.open_nursery() as nursery:
         for pid in strays:
             orphan = _orphans[pid] = _Orphan()
@@ -107,6 +149,11 @@ async def reap_strays() -> None:
     for pid in strays:
         if len(_orphans) > _REMEMBERED:
             _orphans.pop(pid, None)
+
+
+def _children() -> list[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+        return [int(word) for word in file.read().split()]
 
 
 @attrs.define(eq=False)
@@ -129,13 +176,21 @@ _orphans: dict[int, _Orphan] = {}
 _REMEMBERED = 1000
 
 
+async def wait_gone(pid: int) -> None:
+    """Return when ``pid`` is a zombie, or is not there. One that is not our child may be another by then."""
+    try:
+        pidfd = await with_room(partial(os.pidfd_open, pid))
+    except OSError:
+        return
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
 async def _reap(pid: int, orphan: _Orphan) -> None:
     try:
-        pidfd = os.pidfd_open(pid)
-        try:
-            await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
+        await wait_gone(pid)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222  # a zombie by now
         orphan.code = status if status >= 0 else 128 - status
     except OSError:

@@ -20,7 +20,7 @@ import trio
 
 from lading.engine import wire
 from lading.engine.execlink import ExecLink
-from lading.engine.fdpass import MOST, Descriptors, send_with
+from lading.engine.fdpass import Descriptors, close_all, send_with
 from lading.engine.nursery import open_service_nursery
 from lading.events.errors import HostError
 from lading.storage.output import CHUNK
@@ -158,7 +158,7 @@ class Link:
         if self._outbox is not None:
             self._outbox.send_nowait((message, fds))
         else:
-            _close(fds)
+            close_all(fds)
 
     async def _try_connect(self) -> bool:
         try:
@@ -220,27 +220,23 @@ class Link:
         process.wait()  # it has forked the keeper, which is no child of ours, and is gone
 
     async def _write(self, stream: trio.SocketStream, posted: trio.MemoryReceiveChannel[Posted]) -> None:
-        fds: list[int] = []
         try:
-            async for message, first in posted:
-                parts, fds = [wire.encode(message)], list(first)
-                while len(fds) <= MOST // 2:
-                    try:
-                        message, more = posted.receive_nowait()
-                    except (trio.WouldBlock, trio.EndOfChannel):
-                        break
-                    parts.append(wire.encode(message))
-                    fds += more
-                await send_with(stream, b"".join(parts), fds)
-                _close(fds)
-                fds = []
+            async for message, fds in posted:
+                parts = [wire.encode(message)]
+                with suppress(trio.WouldBlock, trio.EndOfChannel):
+                    while not fds:
+                        message, fds = posted.receive_nowait()
+                        parts.append(wire.encode(message))
+                try:
+                    await send_with(stream, b"".join(parts), fds)
+                finally:
+                    close_all(fds)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader sees the same and tells
         finally:
-            _close(fds)
             with suppress(trio.WouldBlock, trio.EndOfChannel):
                 while True:
-                    _close(posted.receive_nowait()[1])
+                    close_all(posted.receive_nowait()[1])
             posted.close()
 
     async def _read(self, stream: trio.SocketStream, decoder: wire.Decoder, brought: Descriptors) -> None:
@@ -281,7 +277,8 @@ class Link:
 
     def _handle(self, message: dict[str, Any], brought: Descriptors) -> None:
         if message["op"].startswith("exec-"):
-            self.execs.handle(message, brought.take(message.get("fds", 0)))
+            with suppress(OSError):  # a terminal found no room here: who waits for it sees that it isn't there
+                self.execs.handle(message, brought.take(message.get("fds", 0)))
             return
         kept = self._runs.get(message["id"])
         if kept is None or kept.run != message.get("run", kept.run):
@@ -342,11 +339,6 @@ async def open_link(paths: Paths, on_exit: str) -> AsyncIterator[Link]:
         finally:
             with trio.CancelScope(shield=True):
                 await link._leave()
-
-
-def _close(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 async def _dial(path: Path) -> trio.SocketStream:

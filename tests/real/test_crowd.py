@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -118,10 +119,11 @@ async def test_one_of_fifty_broken_on_disk_leaves_the_others_working(stage: Stag
 
 @contextmanager
 def few_files(pid: int, left: int) -> Iterator[None]:
-    """``pid`` may open ``left`` more files."""
+    """``pid`` may open exactly ``left`` more files."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1 + left, before[1]))
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free = (number for number in count() if number not in taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (next(islice(free, left, None)), before[1]))
     try:
         yield
     finally:
@@ -139,6 +141,36 @@ async def test_a_keeper_without_descriptors_says_so_and_goes_on(stage: Stage, le
             assert story(engine, made.id)[-1] == "StartFailed"
         await made.start()
         assert await output_of(engine, IMAGE, "echo", "works") == b"works\n"
+
+
+@pytest.mark.parametrize("left", [0, 1, 4, 8, 40])
+@pytest.mark.parametrize("tty", [False, True])
+async def test_an_exec_for_which_the_keeper_has_no_descriptors_says_so(stage: Stage, left: int, tty: bool) -> None:
+    async with stage.emptied() as engine:
+        made = await engine.containers.create(IMAGE, SLEEP)
+        await made.start()
+        with few_files(engine.core.link.keeper_pid, left):
+            failed = await made.exec(["echo", "works"], tty=tty)
+            assert failed.exit_code != 0
+            assert "oo many open files" in failed.why
+            assert made.status == "running"
+        assert (await made.exec(["echo", "works"], tty=tty)).stdout.strip() == b"works"
+
+
+@pytest.mark.parametrize("left", range(12))
+async def test_a_terminal_that_finds_no_room_in_the_engine_ends_its_exec_alone(stage: Stage, left: int) -> None:
+    async with stage.emptied() as engine:
+        made = await engine.containers.create(IMAGE, SLEEP)
+        await made.start()
+        with few_files(os.getpid(), left):
+            said = ""
+            try:
+                said = (await made.exec(["echo", "works"], tty=True)).stdout.decode()
+            except (LadingError, OSError) as error:
+                said = str(error)
+            assert "works" in said or "oo many open files" in said
+        assert made.status == "running"
+        assert (await made.exec(["echo", "works"], tty=True)).stdout.strip() == b"works"
 
 
 @pytest.mark.parametrize("left", range(0, 8, 2))
