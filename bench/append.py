@@ -35,7 +35,7 @@ from _history import ACTOR, life
 from _report import Report
 
 from lading.engine.core import new_command_id
-from lading.engine.journal import open_journal
+from lading.engine.history.journal import open_journal
 from lading.events.claims import ClaimState
 from lading.events.codec import decode_record, encode_state
 from lading.events.container import Created, Removed

@@ -24,8 +24,8 @@ from _image import busybox_tar
 from _report import Report
 
 import lading
-from lading.engine.execspec import read_run_config, render_process
-from lading.engine.launch import launch, wait_runtime
+from lading.engine.execs.spec import read_run_config, render_process
+from lading.engine.keeper.launch import launch, wait_runtime
 from lading.events.execs import ExecSpec
 
 LEVELS = (1, 8, 32)

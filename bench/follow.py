@@ -20,8 +20,8 @@ import trio
 import trio.testing
 from _report import Report
 
-from lading.engine.follow import History
-from lading.engine.journal import Journal, open_journal
+from lading.engine.history.follow import History
+from lading.engine.history.journal import Journal, open_journal
 from lading.events.container import Created, KillRequested, Started, StartRequested
 from lading.events.envelope import Actor, Proposed
 from lading.events.ids import CommandId, ContainerId, ImageId, container_stream

@@ -29,8 +29,8 @@ from _image import busybox_tar
 from _report import Report
 
 import lading
-from lading.engine.oci import BundleSpec, Host, render
-from lading.engine.runtime import file_limit
+from lading.engine.oci.config import BundleSpec, Host, render
+from lading.engine.oci.runtime import file_limit
 
 LEVELS = (1, 4, 16, 64)
 IMAGE = "busybox:bench"

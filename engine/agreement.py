@@ -14,8 +14,8 @@ from typing import Literal
 
 import attrs
 
-from lading.engine.observe import belongs
-from lading.engine.runtime import cgroup_of
+from lading.engine.containers.observe import belongs
+from lading.engine.oci.runtime import cgroup_of
 from lading.events.container import ContainerState, Phase
 from lading.events.containerviews import VOLUMES
 from lading.events.reach import reach

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import trio
 
-from lading.engine.content import ContentGate
-from lading.engine.downloads import Downloads
-from lading.engine.execs import Execs
-from lading.engine.holds import Holds
-from lading.engine.journal import Journal
-from lading.engine.link import Link
-from lading.engine.oci import Host
+from lading.engine.execs.execs import Execs
+from lading.engine.files.holds import Holds
+from lading.engine.history.journal import Journal
+from lading.engine.images.content import ContentGate
+from lading.engine.images.downloads import Downloads
+from lading.engine.images.trash import Trash
+from lading.engine.images.unpacking import Unpackers
+from lading.engine.keeper.link import Link
+from lading.engine.oci.config import Host
+from lading.engine.oci.runtime import Runtime, find_runtime
 from lading.engine.registry import CredentialStore, Registry, RegistrySettings, load_settings
-from lading.engine.runtime import Runtime, find_runtime
-from lading.engine.trash import Trash
-from lading.engine.unpacking import Unpackers
 from lading.events.container import LIVE, ContainerState, Phase
 from lading.events.envelope import Actor
 from lading.events.errors import EngineClosed, NotFound
@@ -32,8 +32,8 @@ from lading.storage.plan import DEFAULT_LIMITS, Limits
 from lading.storage.store import Paths
 
 if TYPE_CHECKING:
-    from lading.engine.health import HealthLog
-    from lading.engine.supervisor import Supervisor
+    from lading.engine.containers.health import HealthLog
+    from lading.engine.containers.supervisor import Supervisor
 
 __all__ = ["Caller", "Core", "new_caller", "new_command_id"]
 

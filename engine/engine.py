@@ -11,25 +11,25 @@ from typing import Literal
 
 import trio
 
-from lading.engine.containers import Containers
+from lading.engine.containers.containers import Containers
 from lading.engine.core import Caller, Core, new_caller
-from lading.engine.follow import History
-from lading.engine.images import Images
-from lading.engine.journal import Journal, open_journal
-from lading.engine.link import open_link
+from lading.engine.history.follow import History
+from lading.engine.history.journal import Journal, open_journal
+from lading.engine.history.retention import clear_compacted, compact
+from lading.engine.images.images import Images
+from lading.engine.images.prune import Chosen, PrunedAll, prune_containers
+from lading.engine.images.trash import Trash
+from lading.engine.images.unpacking import open_unpackers
+from lading.engine.images.usage import DiskUsage, disk_usage
+from lading.engine.keeper.link import open_link
 from lading.engine.nursery import open_service_nursery
-from lading.engine.oci import Host
-from lading.engine.prune import Chosen, PrunedAll, prune_containers
+from lading.engine.oci.config import Host
+from lading.engine.oci.runtime import cgroup_of
 from lading.engine.queries import PastEngine, past_engine, resolve_moment
 from lading.engine.recovery import recover_store
 from lading.engine.registry import RegistrySettings
 from lading.engine.release import release
-from lading.engine.retention import clear_compacted, compact
-from lading.engine.runtime import cgroup_of
-from lading.engine.trash import Trash
-from lading.engine.unpacking import open_unpackers
-from lading.engine.usage import DiskUsage, disk_usage
-from lading.engine.volumes import PrunedVolumes, Volumes
+from lading.engine.volumes.volumes import PrunedVolumes, Volumes
 from lading.events.compaction import LogCompacted
 from lading.events.container import LIVE
 from lading.events.envelope import Actor, Proposed

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import contextlib
 
-from lading.engine.bundle import clear_bundle
-from lading.engine.containers import Containers
+from lading.engine.containers.containers import Containers
+from lading.engine.containers.observe import belongs, drop_exit_record, observe
+from lading.engine.containers.pausing import found_running
+from lading.engine.containers.remains import end_remains
+from lading.engine.containers.removal import remove_container
+from lading.engine.containers.restarts import follow_up
+from lading.engine.containers.supervisor import Supervisor
 from lading.engine.core import Caller, Core, new_caller
-from lading.engine.freezing import let_go
-from lading.engine.garbage import finish_removals
-from lading.engine.link import KeptRun
-from lading.engine.observe import belongs, drop_exit_record, observe
-from lading.engine.pausing import found_running
-from lading.engine.remains import end_remains
-from lading.engine.removal import remove_container
-from lading.engine.restarts import follow_up
-from lading.engine.sealing import put_back_stranded
-from lading.engine.supervisor import Supervisor
-from lading.engine.volumes import finish_volume_removals
+from lading.engine.files.freezing import let_go
+from lading.engine.files.sealing import put_back_stranded
+from lading.engine.images.garbage import finish_removals
+from lading.engine.keeper.link import KeptRun
+from lading.engine.oci.bundle import clear_bundle
+from lading.engine.volumes.volumes import finish_volume_removals
 from lading.events.commands import StartContainer
 from lading.events.container import LIVE, ContainerEvent, ContainerState, Exited, Phase, StartFailed, StopRequested
 from lading.events.containerviews import VOLUMES

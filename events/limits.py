@@ -1,7 +1,7 @@
 """The limits of a container's control group: what can't be right is refused, and what is said twice agrees.
 
 Pure: what only this machine knows (its processors, its devices, what its kernel has) is asked in
-``engine/hostchecks.py``. The rules are those of moby's ``verifyPlatformContainerResources``.
+``engine/containers/hostchecks.py``. The rules are those of moby's ``verifyPlatformContainerResources``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Settings that can't be right are refused when a container is created, and not when it is started.
 
-``check_settings`` is pure. What only this machine knows is asked in ``engine/hostchecks.py``, and what only the
-image knows (the names of groups) at each start. Mounts are checked where they are parsed.
+``check_settings`` is pure. What only this machine knows is asked in ``engine/containers/hostchecks.py``,
+and what only the image knows (the names of groups) at each start. Mounts are checked where they are parsed.
 
 Values that end up in files, in /proc or in the runtime's configuration are matched whole against what they may
 be: a line feed in a host's name would be another line of /etc/hosts, a slash in a sysctl's name another file.

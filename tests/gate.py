@@ -10,7 +10,7 @@ from typing import Any
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lading.engine.journal import Journal, open_journal
+from lading.engine.history.journal import Journal, open_journal
 from lading.events.container import Created, StartRequested
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.ids import CommandId, container_stream

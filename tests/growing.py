@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from lading.engine.journal import Journal, open_journal
+from lading.engine.history.journal import Journal, open_journal
 from lading.events.container import Created, KillRequested, Started, StartRequested
 from lading.events.envelope import Actor, Proposed, Record
 from lading.events.ids import CommandId, container_stream

@@ -100,7 +100,7 @@ def public(path: str) -> list[str] | None:
 
 def test_there_is_something_to_check() -> None:
     """The checks below would pass over nothing if the layout changed."""
-    assert {"events/container.py", "storage/log.py", "engine/journal.py"} <= set(CODE)
+    assert {"events/container.py", "storage/log.py", "engine/history/journal.py"} <= set(CODE)
     assert "tests/test_architecture.py" in EVERYTHING
     assert {"lading.events.codec.GENESIS", "lmdb"} <= imported("storage/log.py")
     assert public("events/facts.py") == ["Event", "ImageEvent", "TransferEvent"]
@@ -145,6 +145,21 @@ def test_click_and_rich_cost_nothing_until_they_are_used(path: str) -> None:
     assert "rich" not in eager
     if not path.startswith("engine/cli"):
         assert "click" not in eager
+
+
+def test_keeper_is_without_a_database() -> None:
+    """Who outlives the engine stays small and quick to start: nothing that it imports, imports the log."""
+    seen: set[str] = set()
+    waiting = ["lading.engine.keeper.keeper"]
+    while waiting:
+        name = waiting.pop()
+        path = f"{name.removeprefix('lading.').replace('.', '/')}.py"
+        if name not in seen and path in CODE:
+            seen.add(name)
+            found = imported(path, at_import=True)
+            assert not tops(found) & {"lmdb", "httpx", "h11", "click", "rich"}, path
+            waiting += [*found, *(each.rpartition(".")[0] for each in found)]
+    assert "lading.engine.keeper.run" in seen
 
 
 @pytest.mark.parametrize("path", EVERYTHING)

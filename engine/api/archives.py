@@ -18,7 +18,7 @@ from lading.engine.api.request import caller_of, check_reference
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Request
 from lading.engine.http.router import Router
-from lading.engine.progress import untold
+from lading.engine.images.progress import untold
 from lading.events.container import Phase
 
 __all__ = ["add_archive_routes"]

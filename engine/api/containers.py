@@ -14,13 +14,13 @@ from lading.engine.api.listing import LISTING_FILTERS, Listing, summary_of
 from lading.engine.api.past import seen_by
 from lading.engine.api.request import caller_of, check_reference, filters_of, not_supported
 from lading.engine.api.shapes import Sizes, container_inspect
-from lading.engine.container import Container
+from lading.engine.containers.container import Container
+from lading.engine.containers.hostchecks import unsupported
 from lading.engine.core import Caller
 from lading.engine.engine import Engine
-from lading.engine.hostchecks import unsupported
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.usage import measure_writable
+from lading.engine.images.usage import measure_writable
 from lading.events.container import LIVE, ContainerState, Phase
 from lading.events.errors import HostError, NotFound, WrongPhase
 from lading.events.ids import ContainerId

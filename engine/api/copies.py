@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from lading.engine.api.words import stamp
-from lading.engine.container import Container
-from lading.engine.copying import PathStat
+from lading.engine.containers.container import Container
 from lading.engine.engine import Engine
+from lading.engine.files.copying import PathStat
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.events.errors import Invalid, NotFound

@@ -26,7 +26,7 @@ from lading.engine.api.createsettings import SETTING_FIELDS, parse_health, parse
 from lading.engine.api.fields import flag, integer, mapping, object_of, refuse, text, words
 from lading.engine.api.mountspecs import parse_mounts
 from lading.engine.api.request import not_supported
-from lading.engine.recipe import Recipe
+from lading.engine.containers.recipe import Recipe
 from lading.events.settings import ContainerSettings
 from lading.events.spec import NetworkMode
 

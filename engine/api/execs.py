@@ -17,11 +17,11 @@ from lading.engine.api.create import console_size
 from lading.engine.api.request import caller_of, stream_type
 from lading.engine.api.shapes import UNKNOWN_EXIT
 from lading.engine.engine import Engine
-from lading.engine.execstream import ExecInput, ExecOutput
+from lading.engine.execs.live import LiveExec
+from lading.engine.execs.streams import ExecInput, ExecOutput
 from lading.engine.http.message import RAW_STREAM, HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
 from lading.engine.http.stdcopy import STDERR, STDOUT, frame
-from lading.engine.liveexec import LiveExec
 from lading.engine.nursery import open_bare_nursery
 from lading.engine.retry import deciding, first_result
 from lading.events.container import LIVE, Phase

@@ -17,12 +17,12 @@ import attrs
 import trio
 
 from lading.engine.api.statshape import docker_stats
+from lading.engine.containers.stats import Stats, read_stats
+from lading.engine.containers.top import top
 from lading.engine.core import Core
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.stats import Stats, read_stats
-from lading.engine.top import top
 from lading.events.container import ContainerState, Phase, status
 from lading.events.errors import HostError, NotFound
 from lading.events.views import CONTAINERS

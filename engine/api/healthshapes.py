@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from lading.engine.api.words import stamp
-from lading.engine.health import HealthLog
+from lading.engine.containers.health import HealthLog
 from lading.events.container import LIVE, ContainerState
 from lading.events.settings import ContainerSettings
 from lading.events.upkeep import Health, SupervisionState

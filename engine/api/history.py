@@ -29,7 +29,7 @@ import attrs
 import trio
 
 from lading.engine.engine import Engine
-from lading.engine.follow import CaughtUp, History
+from lading.engine.history.follow import CaughtUp, History
 from lading.engine.http.message import HttpError, Request, Send
 from lading.engine.http.router import Router
 from lading.events.described import as_dict

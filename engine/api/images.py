@@ -18,7 +18,7 @@ from lading.engine.api.words import parse_created
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.untag import Removal
+from lading.engine.images.untag import Removal
 from lading.events.reference import parse_reference
 from lading.storage.store import Paths
 

@@ -14,7 +14,7 @@ from lading.engine.api.createlimits import RESOURCE_FIELDS, Machine, changed, pa
 from lading.engine.api.createsettings import parse_restart
 from lading.engine.api.failures import error_response
 from lading.engine.api.fields import object_of
-from lading.engine.container import Container
+from lading.engine.containers.container import Container
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 from lading.engine.api.request import not_supported
 from lading.engine.http.message import HttpError
-from lading.engine.mounts import PROPAGATIONS, parse_volumes_from, tmpfs_options
+from lading.engine.volumes.mounts import PROPAGATIONS, parse_volumes_from, tmpfs_options
 from lading.events.errors import Invalid
 from lading.events.settings import Mount, MountKind
 from lading.events.volume import check_volume_name

@@ -20,7 +20,7 @@ from lading.engine.api.words import parse_past
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.prune import Chosen, prune_containers
+from lading.engine.images.prune import Chosen, prune_containers
 
 __all__ = ["add_prune_routes"]
 

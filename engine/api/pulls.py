@@ -19,7 +19,7 @@ from lading.engine.api.request import caller_of, check_reference
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.platform import host_platform
+from lading.engine.images.platform import host_platform
 from lading.engine.registry.credentials import Credentials, credentials_from_header
 from lading.events.dockerfilechanges import apply_changes
 from lading.events.errors import Invalid, LadingError, NotFound

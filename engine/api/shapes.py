@@ -15,7 +15,7 @@ from lading.engine.api.healthshapes import health_of, health_shape
 from lading.engine.api.settingshapes import health_config, settings_shape
 from lading.engine.api.volumeshapes import host_config_mounts, mount_points
 from lading.engine.api.words import instant, status_line
-from lading.engine.health import HealthLog
+from lading.engine.containers.health import HealthLog
 from lading.events.container import ContainerState, Phase, status
 from lading.events.settings import ContainerSettings
 from lading.events.upkeep import Health, SupervisionState

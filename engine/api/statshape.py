@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from lading.engine.stats import IoEntry, Stats
+from lading.engine.containers.stats import IoEntry, Stats
 
 __all__ = ["docker_stats", "empty_stats"]
 

@@ -16,16 +16,16 @@ import trio
 
 from lading.engine.api.request import instant_of, not_supported, stream_type
 from lading.engine.api.words import stamp
+from lading.engine.containers.output import LogChunk, OutputReader
+from lading.engine.containers.supervisor import Supervisor
+from lading.engine.containers.waiting import next_run, wait_begun
 from lading.engine.core import Core
 from lading.engine.engine import Engine
 from lading.engine.http.message import RAW_STREAM, HttpError, Request, Send
 from lading.engine.http.router import Router
 from lading.engine.http.stdcopy import STDERR, frame, frame_lines
-from lading.engine.link import ContainerInput
+from lading.engine.keeper.link import ContainerInput
 from lading.engine.nursery import open_bare_nursery
-from lading.engine.output import LogChunk, OutputReader
-from lading.engine.supervisor import Supervisor
-from lading.engine.waiting import next_run, wait_begun
 from lading.events.container import Phase
 from lading.events.errors import EngineClosed
 

@@ -17,9 +17,9 @@ from lading.engine.api.request import API_MAXIMUM, API_MINIMUM
 from lading.engine.engine import Engine
 from lading.engine.http.message import Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.platform import host_platform
+from lading.engine.images.platform import host_platform
+from lading.engine.oci.runtime import Runtime
 from lading.engine.release import release
-from lading.engine.runtime import Runtime
 from lading.events.container import status
 from lading.events.errors import HostError
 from lading.storage.cgroups import cgroup_mode

@@ -20,8 +20,8 @@ from lading.engine.api.volumeshapes import volume_shape
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.usage import layer_bytes, measure_writable
-from lading.engine.volumes import volume_usage
+from lading.engine.images.usage import layer_bytes, measure_writable
+from lading.engine.volumes.volumes import volume_usage
 from lading.events.views import IMAGES, LAYERS
 
 __all__ = ["add_usage_route"]

@@ -13,8 +13,8 @@ from lading.engine.api.volumeshapes import volume_shape
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Reply, Request, Response
 from lading.engine.http.router import Router
-from lading.engine.prune import Chosen, prune_containers
-from lading.engine.volumes import VolumeQueries
+from lading.engine.images.prune import Chosen, prune_containers
+from lading.engine.volumes.volumes import VolumeQueries
 from lading.events.ids import ContainerId
 
 __all__ = ["add_volume_routes"]

@@ -10,10 +10,10 @@ import json
 from typing import Final
 
 from lading.engine.api.shapes import UNKNOWN_EXIT
+from lading.engine.containers.waiting import exit_since, is_live, next_run, wait_begun
 from lading.engine.engine import Engine
 from lading.engine.http.message import HttpError, Request
 from lading.engine.http.router import Router
-from lading.engine.waiting import exit_since, is_live, next_run, wait_begun
 from lading.events.views import CONTAINERS
 
 __all__ = ["add_wait_route"]

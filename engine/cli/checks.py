@@ -22,8 +22,8 @@ import attrs
 import trio
 
 from lading.engine.cli.client import Place, answers, message_of
-from lading.engine.oci import Host
-from lading.engine.runtime import cgroup_of, find_runtime
+from lading.engine.oci.config import Host
+from lading.engine.oci.runtime import cgroup_of, find_runtime
 from lading.events.container import LIVE
 from lading.events.errors import HostError, LadingError
 from lading.events.views import CONTAINERS

@@ -10,7 +10,7 @@ import click
 from lading.engine.cli.client import Place
 
 if TYPE_CHECKING:
-    from lading.engine.usage import DiskUsage, ImageUsage
+    from lading.engine.images.usage import DiskUsage, ImageUsage
     from lading.events.container import ContainerState
     from lading.storage.costs import HistoryCosts
     from lading.storage.store import Paths
@@ -34,8 +34,8 @@ def df(place: Place, verbose: bool, as_json: bool) -> int:
     """
     from pathlib import Path
 
-    from lading.engine.usage import disk_usage
-    from lading.engine.volumes import volume_users
+    from lading.engine.images.usage import disk_usage
+    from lading.engine.volumes.volumes import volume_users
     from lading.events.containerviews import CONTAINERS, VOLUMES
     from lading.storage.costs import history_costs
     from lading.storage.store import locate, read_log

@@ -93,7 +93,7 @@ def _examine(
     import trio
 
     from lading.engine.cli.progress import showing_progress
-    from lading.engine.verifier import verify_aside
+    from lading.engine.history.verifier import verify_aside
     from lading.events.errors import HistoryInvalid, StoreCorrupt
     from lading.storage.store import read_identity, read_log
 

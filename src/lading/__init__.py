@@ -13,23 +13,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lading.engine.container import Container
-    from lading.engine.containers import Containers
+    from lading.engine.containers.container import Container
+    from lading.engine.containers.containers import Containers
+    from lading.engine.containers.mapping import Mapped
+    from lading.engine.containers.output import LogPiece
+    from lading.engine.containers.running import Completed
     from lading.engine.core import Caller
     from lading.engine.engine import Engine, open_engine
-    from lading.engine.follow import CaughtUp, FellBehind
-    from lading.engine.images import Images
-    from lading.engine.loading import Loaded
-    from lading.engine.mapping import Mapped
-    from lading.engine.output import LogPiece
-    from lading.engine.progress import Progress
-    from lading.engine.prune import Pruned
-    from lading.engine.pushes import PushResult
+    from lading.engine.history.follow import CaughtUp, FellBehind
+    from lading.engine.images.images import Images
+    from lading.engine.images.loading import Loaded
+    from lading.engine.images.progress import Progress
+    from lading.engine.images.prune import Pruned
+    from lading.engine.images.pushes import PushResult
+    from lading.engine.images.untag import Removal
+    from lading.engine.images.usage import DiskUsage, ImageUsage
     from lading.engine.queries import PastEngine
     from lading.engine.registry import Credentials, RegistrySettings
-    from lading.engine.running import Completed
-    from lading.engine.untag import Removal
-    from lading.engine.usage import DiskUsage, ImageUsage
     from lading.events import errors
     from lading.events.container import ContainerState
     from lading.events.envelope import Actor, Record
@@ -90,35 +90,35 @@ __all__ = [
 _HOME = {
     "Actor": "lading.events.envelope",
     "Caller": "lading.engine.core",
-    "CaughtUp": "lading.engine.follow",
-    "Completed": "lading.engine.running",
-    "Container": "lading.engine.container",
+    "CaughtUp": "lading.engine.history.follow",
+    "Completed": "lading.engine.containers.running",
+    "Container": "lading.engine.containers.container",
     "ContainerSettings": "lading.events.settings",
     "ContainerState": "lading.events.container",
-    "Containers": "lading.engine.containers",
+    "Containers": "lading.engine.containers.containers",
     "Credentials": "lading.engine.registry",
     "Device": "lading.events.settings",
-    "DiskUsage": "lading.engine.usage",
+    "DiskUsage": "lading.engine.images.usage",
     "Engine": "lading.engine.engine",
-    "FellBehind": "lading.engine.follow",
+    "FellBehind": "lading.engine.history.follow",
     "HealthCheck": "lading.events.settings",
     "ImageConfig": "lading.events.image",
     "ImageState": "lading.events.image",
-    "ImageUsage": "lading.engine.usage",
-    "Images": "lading.engine.images",
+    "ImageUsage": "lading.engine.images.usage",
+    "Images": "lading.engine.images.images",
     "LadingError": "lading.events.errors",
     "Limits": "lading.storage.plan",
-    "Loaded": "lading.engine.loading",
-    "LogPiece": "lading.engine.output",
-    "Mapped": "lading.engine.mapping",
+    "Loaded": "lading.engine.images.loading",
+    "LogPiece": "lading.engine.containers.output",
+    "Mapped": "lading.engine.containers.mapping",
     "Mount": "lading.events.settings",
     "PastEngine": "lading.engine.queries",
-    "Progress": "lading.engine.progress",
-    "Pruned": "lading.engine.prune",
-    "PushResult": "lading.engine.pushes",
+    "Progress": "lading.engine.images.progress",
+    "Pruned": "lading.engine.images.prune",
+    "PushResult": "lading.engine.images.pushes",
     "Record": "lading.events.envelope",
     "RegistrySettings": "lading.engine.registry",
-    "Removal": "lading.engine.untag",
+    "Removal": "lading.engine.images.untag",
     "Resources": "lading.events.settings",
     "RestartPolicy": "lading.events.settings",
     "Ulimit": "lading.events.settings",

@@ -14,7 +14,7 @@ from lading.engine.api.mountspecs import parse_mounts, parse_spec
 from lading.engine.api.volumeshapes import host_config_mounts, mount_points
 from lading.engine.cli.mountflags import mount_request, parse_mount
 from lading.engine.http.message import HttpError
-from lading.engine.mounts import check_target, parse_volumes_from, tmpfs_options
+from lading.engine.volumes.mounts import check_target, parse_volumes_from, tmpfs_options
 from lading.events.errors import Invalid
 from lading.events.settings import ContainerSettings, Mount
 from lading.events.volume import check_volume_name

@@ -20,8 +20,8 @@ PARTS = 4
 
 PRELUDE = """
 import pathlib
-import lading.engine.bundle, lading.engine.journal, lading.engine.link, lading.engine.publish
-import lading.engine.removal, lading.engine.supervisor
+import lading.engine.oci.bundle, lading.engine.history.journal, lading.engine.keeper.link
+import lading.engine.images.publish, lading.engine.containers.removal, lading.engine.containers.supervisor
 import lading.storage.layers, lading.storage.log, lading.storage.store
 
 LAST, steps = {last}, 0
@@ -45,10 +45,10 @@ def crashing(place, name, after=True):
 
 crashing(lading.storage.log.Log, "append")
 crashing(pathlib.Path, "rename")
-crashing(lading.engine.bundle, "mount_overlay")
-crashing(lading.engine.bundle, "unmount")
-crashing(lading.engine.link.Link, "_post")
-crashing(lading.engine.publish, "place")
+crashing(lading.engine.oci.bundle, "mount_overlay")
+crashing(lading.engine.oci.bundle, "unmount")
+crashing(lading.engine.keeper.link.Link, "_post")
+crashing(lading.engine.images.publish, "place")
 """
 
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 from logbook import BORN, busy, made, told
 
-from lading.engine.verifier import verify_aside
+from lading.engine.history.verifier import verify_aside
 from lading.events.errors import HostError, StoreCorrupt, StoreNewer
 from lading.storage import snapshots
 from lading.storage.environment import FORMAT, open_log

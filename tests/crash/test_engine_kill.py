@@ -202,7 +202,7 @@ async def test_a_stop_in_progress_is_carried_out_by_the_next_engine(stage: Stage
 
 async def test_a_removal_in_progress_is_carried_out_by_the_next_engine(stage: Stage) -> None:
     prelude = """
-        import lading.engine.lifecycle as place
+        import lading.engine.containers.lifecycle as place
         async def never(*args):
             say("removing")
             await trio.sleep_forever()
@@ -229,7 +229,7 @@ async def test_a_removal_in_progress_is_carried_out_by_the_next_engine(stage: St
 @pytest.mark.parametrize("moment", ["running", "after the exit", "after the exit was recorded"])
 async def test_what_asked_to_be_removed_at_its_end_is(stage: Stage, moment: str) -> None:
     prelude = """
-        import lading.engine.supervisor as place
+        import lading.engine.containers.supervisor as place
         async def never(self, remove):
             say("recorded")
             await trio.sleep_forever()
@@ -392,7 +392,7 @@ async def test_killed_in_a_storm_of_starts_at_any_moment(stage: Stage) -> None:
 async def test_started_is_not_told_twice_nor_for_the_wrong_process(stage: Stage) -> None:
     """A kill between the command's execution and its record: the adopted process is the one that runs."""
     prelude = """
-        import lading.engine.supervisor as place
+        import lading.engine.containers.supervisor as place
         record = place.Supervisor._record
         async def never(self, *events):
             if type(events[0]).__name__ == "Started":

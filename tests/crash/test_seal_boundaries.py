@@ -30,15 +30,16 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
 SEALING = (
     PRELUDE
     + """
-import lading.storage.sealing, lading.engine.sealing, lading.engine.roots, lading.engine.committing
+import lading.storage.sealing
+import lading.engine.files.sealing, lading.engine.files.roots, lading.engine.files.committing
 crashing(lading.storage.sealing, "rename_noreplace")
 crashing(lading.storage.sealing, "sync_directory")
-crashing(lading.engine.sealing, "seal")
-crashing(lading.engine.committing, "keep_document")
-crashing(lading.engine.sealing, "put_back")
+crashing(lading.engine.files.sealing, "seal")
+crashing(lading.engine.files.committing, "keep_document")
+crashing(lading.engine.files.sealing, "put_back")
 crashing(lading.storage.sealing, "put_back")
-crashing(lading.engine.roots, "mount_root")
-crashing(lading.engine.roots, "take_away")
+crashing(lading.engine.files.roots, "mount_root")
+crashing(lading.engine.files.roots, "take_away")
 
 async def content(container, path):
     import io, tarfile

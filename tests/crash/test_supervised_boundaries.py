@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from stage import IMAGE, Census, Stage, agree, empty, processes, records, until
 
-from lading.engine.freezer import is_frozen
+from lading.engine.containers.freezer import is_frozen
 from lading.events.container import Exited, Phase, RestartScheduled, StopRequested
 from lading.events.errors import NotFound
 from lading.storage.procfs import is_alive
@@ -26,9 +26,9 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.long]
 UNSETTLED = (Phase.STARTING, Phase.RESTARTING, Phase.STOPPING)
 
 FREEZING = """
-import lading.engine.pausing
-crashing(lading.engine.pausing, "freeze")
-crashing(lading.engine.pausing, "thaw")
+import lading.engine.containers.pausing
+crashing(lading.engine.containers.pausing, "freeze")
+crashing(lading.engine.containers.pausing, "thaw")
 """
 
 LIFE = f"""

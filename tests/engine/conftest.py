@@ -9,9 +9,9 @@ import pytest
 from gate import Gate
 from growing import growing
 
-from lading.engine import follow, tail
-from lading.engine.follow import History
-from lading.engine.journal import Journal
+from lading.engine.history import follow, tail
+from lading.engine.history.follow import History
+from lading.engine.history.journal import Journal
 from lading.storage.environment import open_log
 from lading.storage.log import Log
 

@@ -10,12 +10,12 @@ from typing import Any
 import attrs
 import pytest
 
-from lading.engine import asked, seccomp
-from lading.engine.asked import with_settings
-from lading.engine.hostchecks import check_host, unsupported
-from lading.engine.initprogram import is_static
-from lading.engine.oci import DEFAULT_CAPABILITIES, BundleSpec, Host, MountEntry, render
-from lading.engine.privatefiles import private_files
+from lading.engine.containers.hostchecks import check_host, unsupported
+from lading.engine.oci import asked, seccomp
+from lading.engine.oci.asked import with_settings
+from lading.engine.oci.config import DEFAULT_CAPABILITIES, BundleSpec, Host, MountEntry, render
+from lading.engine.oci.initprogram import is_static
+from lading.engine.oci.privatefiles import private_files
 from lading.events.errors import HostError, Invalid
 from lading.events.ids import ImageId
 from lading.events.privileges import CAPABILITIES
@@ -358,7 +358,7 @@ def test_private_files_are_the_usual_ones_with_what_is_asked(monkeypatch: pytest
         "/etc/resolv.conf": b"# x\nnameserver 1.1.1.1\ndomain old\nsearch corp lan\nnameserver 2.2.2.2\n"
         b"options edns0\n",
     }
-    monkeypatch.setattr("lading.engine.privatefiles._read", host.__getitem__)
+    monkeypatch.setattr("lading.engine.oci.privatefiles._read", host.__getitem__)
     assert files(ContainerSettings(), "host")["resolv.conf"] == host["/etc/resolv.conf"].decode()
     assert files(ContainerSettings(extra_hosts=("a:1.2.3.4",)), "host")["hosts"] == "10.0.0.1 me\n1.2.3.4\ta\n"
     for given, expected in (

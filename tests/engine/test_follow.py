@@ -13,8 +13,8 @@ from growing import ACTOR, COMMAND, STREAM, grow, growing, tell
 from logbook import put
 from trio.testing import wait_all_tasks_blocked
 
-from lading.engine.follow import CaughtUp, FellBehind, History
-from lading.engine.journal import Journal, open_journal
+from lading.engine.history.follow import CaughtUp, FellBehind, History
+from lading.engine.history.journal import Journal, open_journal
 from lading.events.container import KillRequested
 from lading.events.envelope import Proposed, Record
 from lading.events.errors import EngineClosed, Invalid, NotInHistory, StoreCorrupt

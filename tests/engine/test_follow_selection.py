@@ -11,8 +11,8 @@ from histories import histories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lading.engine.follow import History
-from lading.engine.journal import Journal, open_journal
+from lading.engine.history.follow import History
+from lading.engine.history.journal import Journal, open_journal
 from lading.events.envelope import Actor, Record
 from lading.events.ids import CommandId, container_stream
 from lading.events.selection import select

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lading.engine.identity import MAX_ID, Identity, resolve
+from lading.engine.oci.identity import MAX_ID, Identity, resolve
 from lading.events.errors import HostError, Invalid
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/sh

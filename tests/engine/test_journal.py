@@ -24,7 +24,7 @@ from gate import (
 )
 from trio.testing import wait_all_tasks_blocked
 
-from lading.engine.journal import Journal, open_journal
+from lading.engine.history.journal import Journal, open_journal
 from lading.events.container import StartRequested
 from lading.events.envelope import Proposed
 from lading.events.errors import AlreadyExists, Conflict, EngineClosed, Invalid, WrongPhase

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lading.engine import limits
-from lading.engine.limits import apply_resources
-from lading.engine.runtime import cgroup_of
+from lading.engine.oci import limits
+from lading.engine.oci.limits import apply_resources
+from lading.engine.oci.runtime import cgroup_of
 from lading.events.errors import HostError
 from lading.events.settings import Resources
 from lading.storage.store import Paths, locate

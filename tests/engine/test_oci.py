@@ -15,8 +15,8 @@ from typing import Any, Literal
 import attrs
 import pytest
 
-from lading.engine import seccomp
-from lading.engine.oci import DEFAULT_CAPABILITIES, BundleSpec, Host, render
+from lading.engine.oci import seccomp
+from lading.engine.oci.config import DEFAULT_CAPABILITIES, BundleSpec, Host, render
 from lading.events.errors import Invalid
 
 V1 = Host(machine="x86_64", kernel=(6, 1), cgroup_v2=False)

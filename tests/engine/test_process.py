@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lading.engine.process import DEFAULT_PATH, ImageProcess, ProcessRequest, merge, with_home, working_dir
+from lading.engine.oci.process import DEFAULT_PATH, ImageProcess, ProcessRequest, merge, with_home, working_dir
 from lading.events.errors import ImageInvalid, Invalid
 
 PATH = f"PATH={DEFAULT_PATH}"

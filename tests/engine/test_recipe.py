@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lading.engine.imagehealth import settle_health
-from lading.engine.recipe import make_recipe
+from lading.engine.containers.imagehealth import settle_health
+from lading.engine.containers.recipe import make_recipe
 from lading.events.imageconfig import Healthcheck
 from lading.events.settings import HealthCheck, Resources
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lading.engine import seccomp
-from lading.engine.oci import DEFAULT_CAPABILITIES
+from lading.engine.oci import seccomp
+from lading.engine.oci.config import DEFAULT_CAPABILITIES
 
 KERNEL = (6, 1)
 NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}

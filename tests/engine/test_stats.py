@@ -8,10 +8,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from lading.engine import stats as module
 from lading.engine.api.statshape import docker_stats
-from lading.engine.stats import Interface, IoEntry, Stats
-from lading.engine.top import Top, check_ps_args, parse_ps
+from lading.engine.containers import stats as module
+from lading.engine.containers.stats import Interface, IoEntry, Stats
+from lading.engine.containers.top import Top, check_ps_args, parse_ps
 from lading.events.errors import HostError, Invalid
 
 V2 = {

@@ -18,7 +18,7 @@ import pytest
 import trio
 import zstandard
 
-from lading.engine.unpacking import Unpackers, open_unpackers
+from lading.engine.images.unpacking import Unpackers, open_unpackers
 from lading.events.errors import BadLayer, EngineClosed, HostError
 from lading.storage.confinement import landlock_version
 from lading.storage.plan import Limits
@@ -229,7 +229,7 @@ async def test_a_worker_that_was_taken_over_is_not_believed(
         code = f"import os,time; os.write({requests}, {said!r}); time.sleep(100)"
         return [sys.executable, "-I", "-S", "-c", code]
 
-    monkeypatch.setattr("lading.engine.unpacking.command", command)
+    monkeypatch.setattr("lading.engine.images.unpacking.command", command)
     with trio.fail_after(10), pytest.raises(HostError, match="sense"):
         await unpackers.unpack(io.BytesIO(archive()), staging, split=False)
 
@@ -238,7 +238,7 @@ async def test_what_a_worker_says_of_its_end_is_told(
     unpackers: Unpackers, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lading.engine.unpacking.command",
+        "lading.engine.images.unpacking.command",
         lambda *arguments: [sys.executable, "-I", "-S", "-c", "raise SystemExit('no such thing')"],
     )
     with pytest.raises(HostError, match=r"ended with code 1: no such thing"):
@@ -350,7 +350,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     code = f"""
 import os, trio
 from pathlib import Path
-from lading.engine.unpacking import open_unpackers
+from lading.engine.images.unpacking import open_unpackers
 async def main():
     async with open_unpackers() as unpackers, trio.open_nursery() as nursery:
         await unpackers.warm(2)

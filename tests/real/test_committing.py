@@ -15,12 +15,12 @@ from registry import LocalRegistry
 from stage import IMAGE, Stage, output, output_of, printed, story
 
 import lading
-from lading.engine import sealing
 from lading.engine.agreement import differences_from_host
 from lading.engine.core import new_caller
-from lading.engine.garbage import collect
-from lading.engine.resolving import is_provisional
-from lading.engine.usage import disk_usage
+from lading.engine.files import sealing
+from lading.engine.images.garbage import collect
+from lading.engine.images.resolving import is_provisional
+from lading.engine.images.usage import disk_usage
 from lading.events.containerviews import SETTINGS
 from lading.events.errors import AlreadyExists, Invalid, NotFound
 from lading.events.imageconfig import parse_config

@@ -230,7 +230,7 @@ async def test_binds_are_part_of_it_whether_it_runs_or_not(stage: Stage, tmp_pat
             [Proposed(container_stream(made.id), settings)], actor=caller.actor, command=caller.command
         )
         if runs:
-            pytest.importorskip("lading.engine.mounting")  # the runtime is told of them there
+            pytest.importorskip("lading.engine.volumes.mounting")  # the runtime is told of them there
             await made.start()
         await put(made, "/tmp", entry("shared/in", b"1"), entry("beside", b"2"))
         assert (tmp_path / "shared" / "in").read_bytes() == b"1"

@@ -15,7 +15,7 @@ import pytest
 import trio
 from stage import IMAGE, Stage, output_of, story
 
-from lading.engine.freezer import freeze
+from lading.engine.containers.freezer import freeze
 from lading.events.errors import AlreadyExists, CannotStart, HostError, LadingError
 from lading.storage.cgroups import cgroup_mounts
 

@@ -13,10 +13,10 @@ import trio
 from stage import IMAGE, Stage
 
 import lading
-from lading.engine import garbage
 from lading.engine.core import new_caller
-from lading.engine.prune import Pruned
-from lading.engine.untag import Removal
+from lading.engine.images import garbage
+from lading.engine.images.prune import Pruned
+from lading.engine.images.untag import Removal
 from lading.events.envelope import Proposed
 from lading.events.errors import ImageInUse, ImageInvalid, Invalid, NotFound
 from lading.events.ids import ChainId, ImageId, image_stream, layer_stream

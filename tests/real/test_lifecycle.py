@@ -298,7 +298,7 @@ async def test_a_container_is_found_by_id_name_and_unique_prefix(
 ) -> None:
     ids = iter(["aa" + "1" * 62, "aa" + "2" * 62, "bb" + "3" * 62])
     async with stage.emptied() as engine:
-        monkeypatch.setattr("lading.engine.containers.secrets.token_hex", lambda _: next(ids))
+        monkeypatch.setattr("lading.engine.containers.containers.secrets.token_hex", lambda _: next(ids))
         one = await engine.containers.create(IMAGE, name="one", command=FOREVER)
         two = await engine.containers.create(IMAGE, name="two", command=FOREVER)
         three = await engine.containers.create(IMAGE, name="aa1", command=FOREVER)

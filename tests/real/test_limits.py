@@ -9,7 +9,7 @@ import pytest
 from stage import IMAGE, Stage, story
 
 import lading
-from lading.engine.limits import apply_resources
+from lading.engine.oci.limits import apply_resources
 from lading.events.errors import HostError, Invalid
 from lading.events.settings import Resources
 from lading.storage.cgroups import cgroup_mode, controller_mounts

@@ -16,8 +16,8 @@ from registry import LocalRegistry
 from stage import IMAGE, Stage, output_of
 
 import lading
-from lading.engine.progress import Progress
-from lading.engine.pushes import PushResult
+from lading.engine.images.progress import Progress
+from lading.engine.images.pushes import PushResult
 from lading.events.errors import DigestMismatch, ImageInvalid, LadingError, NotFound, RegistryError
 from lading.events.image import LayerPacked, Pushed
 from lading.events.transfer import LeaseReleased, PullFailed, PullFinished, PullProgressed, PullRequested

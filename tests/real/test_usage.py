@@ -12,9 +12,9 @@ import trio
 from stage import IMAGE, Stage, agree, descriptors, output, printed
 
 import lading
-from lading.engine.freezer import freeze, is_frozen, thaw
-from lading.engine.stats import Stats, read_stats
-from lading.engine.top import top
+from lading.engine.containers.freezer import freeze, is_frozen, thaw
+from lading.engine.containers.stats import Stats, read_stats
+from lading.engine.containers.top import top
 from lading.events.errors import HostError, Invalid
 from lading.events.settings import Resources
 from lading.storage.cgroups import cgroup_mode

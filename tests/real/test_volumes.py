@@ -12,7 +12,7 @@ from mounted import load_image, mounting, run, sh, volume
 from stage import IMAGE, Stage, records
 
 from lading.engine.core import Caller, new_caller
-from lading.engine.volumes import ANONYMOUS_LABEL, volume_usage
+from lading.engine.volumes.volumes import ANONYMOUS_LABEL, volume_usage
 from lading.events.envelope import Actor
 from lading.events.errors import AlreadyExists, CannotStart, InUse, Invalid, NotFound
 from lading.events.ids import CommandId

@@ -1,0 +1,1 @@
+"""Containers: made, run, supervised, changed, removed."""

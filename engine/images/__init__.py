@@ -1,0 +1,1 @@
+"""Images: how they come, what is told of them, how they go."""

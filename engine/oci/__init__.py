@@ -1,0 +1,1 @@
+"""What the OCI runtime is told, and which runtime that is."""

@@ -1,0 +1,1 @@
+"""Volumes, and whatever else a container mounts."""
