@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from httpcalls import Start
 from trio.testing import wait_all_tasks_blocked
 
 from lading.engine.http.client import connect
 from lading.engine.http.message import (
     MULTIPLEXED_STREAM,
     RAW_STREAM,
-    Handler,
     HttpError,
     Request,
     Response,
@@ -24,18 +24,6 @@ from lading.engine.http.message import (
 from lading.engine.http.server import Limits, serve
 from lading.engine.http.unix_socket import listen_unix
 from lading.events.errors import HostError, NotFound
-
-Start = Callable[[Handler], Awaitable[Path]]
-
-
-@pytest.fixture
-def start(tmp_path: Path, nursery: trio.Nursery) -> Start:
-    async def start(handler: Handler) -> Path:
-        limits = Limits(grace=0, linger=0.05)
-        await nursery.start(partial(serve, [listen_unix(tmp_path / "s")], handler, limits=limits))
-        return tmp_path / "s"
-
-    return start
 
 
 @pytest.fixture

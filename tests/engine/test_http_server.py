@@ -6,79 +6,22 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
+from httpcalls import GET, Start, ask, body, echo, pong, status, until, until_end
 from trio.testing import wait_all_tasks_blocked
 
 from lading.engine.http.message import (
-    Handler,
     HttpError,
     Request,
     Response,
     Stream,
 )
-from lading.engine.http.server import Limits, serve
-from lading.engine.http.unix_socket import connect_unix, listen_unix
+from lading.engine.http.unix_socket import connect_unix
 from lading.events.errors import NotFound
-
-Start = Callable[..., Awaitable[Path]]
-QUICK = Limits(grace=0, linger=0.05)
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-@pytest.fixture
-def start(tmp_path: Path, nursery: trio.Nursery) -> Start:
-    async def start(handler: Handler, *, limits: Limits = QUICK, **options: Any) -> Path:
-        path = tmp_path / "s"
-        await nursery.start(partial(serve, [listen_unix(path)], handler, limits=limits, **options))
-        return path
-
-    return start
-
-
-async def ask(path: Path, data: bytes) -> bytes:
-    """All that the server says to ``data`` and the end of input."""
-    with trio.fail_after(5):
-        async with await connect_unix(path) as stream:
-            await stream.send_all(data)
-            await stream.send_eof()
-            return await until_end(stream)
-
-
-async def until_end(stream: trio.abc.ReceiveStream) -> bytes:
-    return b"".join([part async for part in stream])
-
-
-async def until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
-    got = b""
-    with trio.fail_after(5):
-        while not got.endswith(end):
-            part = await stream.receive_some(1)
-            assert part, got
-            got += part
-    return got
-
-
-def status(reply: bytes) -> int:
-    return int(reply.split(b" ", 2)[1])
-
-
-def body(reply: bytes) -> bytes:
-    return reply.partition(b"\r\n\r\n")[2]
-
-
-async def echo(request: Request) -> Response:
-    seen = [request.method, request.path, (await request.body()).decode(), request.peer.uid]
-    return Response.json(seen)
-
-
-async def pong(request: Request) -> Response:
-    return Response.text("pong")
 
 
 async def test_a_request_is_answered_and_the_common_headers_are_there(start: Start) -> None:
