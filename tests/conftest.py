@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -27,12 +28,21 @@ settings.register_profile(
 )
 settings.load_profile("lading")
 
+_CASES = 2
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is tested with both runtimes is tested with one in the short run."""
+    """The short run has one of the two runtimes, and of what is tried with many real containers some cases."""
+    cases: Counter[str] = Counter()
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        if callspec is not None and "runc" in callspec.params.values():
+        if (callspec := getattr(item, "callspec", None)) is None:
+            continue
+        if "runc" in callspec.params.values():
+            item.add_marker(pytest.mark.long)
+            continue
+        name = item.nodeid.partition("[")[0]
+        cases[name] += 1
+        if cases[name] > _CASES and item.get_closest_marker("real"):
             item.add_marker(pytest.mark.long)
 
 

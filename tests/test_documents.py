@@ -28,6 +28,7 @@ def test_the_readmes_example_runs(busybox_tar: Path, tmp_path: Path) -> None:
     assert [line.split()[-1] for line in history][-4:] == ["Started", "Exited", "RemoveRequested", "Removed"]
 
 
+@pytest.mark.long
 def test_the_example_of_five_tells_its_story(busybox_tar: Path, tmp_path: Path) -> None:
     """With busybox for a server: the pages, the pids over a SIGKILL, the image, the history, the views."""
     rootfs = tmp_path / "busybox-httpd.tar"

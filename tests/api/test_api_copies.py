@@ -51,6 +51,7 @@ def test_modes_are_gos(mode: int, go: int) -> None:
     assert go_mode(mode) == go
 
 
+@pytest.mark.long
 async def test_docker_copies_in_and_out(api: Any, tmp_path: Path) -> None:
     (tmp_path / "src" / "sub").mkdir(parents=True)
     (tmp_path / "src" / "sub" / "file").write_text("deep")

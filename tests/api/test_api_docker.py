@@ -230,6 +230,7 @@ async def test_a_client_that_is_killed_takes_nothing_with_it(api: Any) -> None:
             assert await process.wait() == 3
 
 
+@pytest.mark.long
 async def test_events_of_the_past_and_the_present(api: Any) -> None:
     since = str(int(time.time()))
     style = ("--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}")

@@ -161,6 +161,7 @@ async def test_health_is_in_the_list(api: Any) -> None:
     assert (await api.docker("inspect", "--format", "{{.State.Health.Status}}", "web")).out == "healthy\n"
 
 
+@pytest.mark.long
 async def test_top_and_stats(api: Any, sdk: docker.DockerClient) -> None:
     made = await api.docker("run", "-d", "--name", "web", "-m", "64m", *QUIET, api.image, *READY)
     await printed(api.engine.containers.get(made.out.strip()), b"ready")

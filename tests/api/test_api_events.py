@@ -39,6 +39,7 @@ def actions(events: list[Any]) -> list[str]:
     return [event["Action"] for event in events]
 
 
+@pytest.mark.long
 async def test_a_life_has_dockers_actions_and_attributes(api: Any) -> None:
     await api.docker("run", "-d", "--name", "web", "-l", "team=a", *QUIET, api.image, "sh", "-c", READY)
     await printed(api.engine.containers.get("web"), b"ready")
@@ -167,6 +168,7 @@ async def test_the_past_survives_restarts(stage: Stage, tmp_path: Path) -> None:
         assert names == {f"turn{number}" for number in range(turn + 1)}
 
 
+@pytest.mark.long
 async def test_a_container_whose_beginning_was_compacted_away_is_told_of(
     api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ async def test_what_happens_is_told_as_it_happens_from_the_past_on(api: Any) -> 
     assert got.decode().splitlines() == ["create before", "create after"]
 
 
+@pytest.mark.long
 async def test_a_client_that_is_killed_or_stopped_harms_nobody(api: Any) -> None:
     """One is killed, one is suspended while a thousand events come; the third gets all of them."""
     async with trio.open_nursery() as nursery:

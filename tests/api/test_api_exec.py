@@ -161,6 +161,7 @@ async def test_a_terminal_container_has_many_clients(api: Any, count: int) -> No
     assert raw.startswith(b"33 44\r\ngot 0\r\n")
 
 
+@pytest.mark.long
 async def test_a_thousand_who_attach_and_leave_cost_nothing(api: Any) -> None:
     container = await api.start("cat", Tty=True, OpenStdin=True)
     keeper = api.engine.core.link.keeper_pid

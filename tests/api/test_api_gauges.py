@@ -88,6 +88,7 @@ async def test_what_does_not_run_has_an_empty_sample(api: Any, gauges: Client) -
     assert said["cpu_stats"]["cpu_usage"]["total_usage"] == 0
 
 
+@pytest.mark.long
 async def test_a_stream_goes_on_until_the_container_is_gone(api: Any, gauges: Client) -> None:
     container = await api.start(*FOREVER)
     seen = []

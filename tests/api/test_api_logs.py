@@ -73,6 +73,7 @@ async def test_a_terminal_s_output_is_raw(api: Any) -> None:
     assert [line[30:] for line in lines] == [b" b\r", b" c"]
 
 
+@pytest.mark.long
 async def test_the_stock_client_reads_rotated_logs_with_every_option(api: Any) -> None:
     script = (
         "i=1000; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done; sleep 1.1;"

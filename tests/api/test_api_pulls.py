@@ -287,6 +287,7 @@ async def history(api: Any) -> list[bytes]:
     return [line for line in raw.splitlines() if line] if isinstance(raw, bytes) else [json.dumps(raw).encode()]
 
 
+@pytest.mark.long
 async def test_what_moves_an_image_is_an_event(api: Any, registry: LocalRegistry, base: Path) -> None:
     image = images.storied(base, 1, labels={"team": "a"})
     push_image(registry.address, "story:1", image)

@@ -68,6 +68,7 @@ async def start_sleeper(client: Client, tar: Path) -> str:
     return container
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_and_leaves_the_containers(stage: Stage, tmp_path: Path, number: int) -> None:
     socket = tmp_path / "s"
@@ -92,6 +93,7 @@ async def test_a_signal_ends_it_and_leaves_the_containers(stage: Stage, tmp_path
             assert await process.wait() == 0
 
 
+@pytest.mark.long
 async def test_idle_it_ends_by_itself_and_not_before(stage: Stage, tmp_path: Path) -> None:
     socket = tmp_path / "s"
     async with daemon(stage.root, socket, "0.3") as process:

@@ -45,6 +45,7 @@ def test_a_life_from_run_to_rm(shared: Cli, web: str) -> None:
     assert asked == {"lading-cli"}
 
 
+@pytest.mark.long
 def test_ps_lists_in_every_form(shared: Cli, web: str) -> None:
     shared("run", "--name", "over", "busybox:1", "sh", "-c", "exit 4", code=4)
     lines = shared("ps", "-a").stdout.splitlines()
@@ -64,6 +65,7 @@ def test_ps_lists_in_every_form(shared: Cli, web: str) -> None:
     shared("rm", "over")
 
 
+@pytest.mark.long
 def test_logs_are_what_was_printed_on_the_stream_it_was_printed_on(shared: Cli, web: str) -> None:
     done = shared("logs", "web")
     assert (done.stdout, done.stderr) == ("hello\n", "oops\n")
@@ -80,6 +82,7 @@ def test_logs_are_what_was_printed_on_the_stream_it_was_printed_on(shared: Cli, 
     assert shared("logs", "-n", "1", "web").stdout == "bye\n"
 
 
+@pytest.mark.long
 def test_wait_waits(shared: Cli, web: str) -> None:
     waiting = shared.start("wait", "web")
     time.sleep(0.8)
@@ -99,6 +102,7 @@ def test_a_signal_is_sent_as_asked(shared: Cli, web: str) -> None:
     assert shared("wait", "web").stdout == "3\n"
 
 
+@pytest.mark.long
 def test_a_container_that_does_not_leave_is_killed_after_the_timeout(shared: Cli) -> None:
     shared("run", "-d", "--name", "deaf", "busybox:1", "sleep", "1000")
     begin = time.monotonic()
@@ -108,6 +112,7 @@ def test_a_container_that_does_not_leave_is_killed_after_the_timeout(shared: Cli
     shared("rm", "deaf")
 
 
+@pytest.mark.long
 def test_several_are_stopped_together(shared: Cli) -> None:
     names = [f"deaf{number}" for number in range(4)]
     for name in names:
@@ -150,6 +155,7 @@ def test_a_refusal_is_one_line_and_exit_code_1(shared: Cli, web: str, words: tup
     assert shared("ps", "-q").stdout == f"{web[:12]}\n"
 
 
+@pytest.mark.long
 def test_inspect_finds_containers_and_images(shared: Cli, web: str) -> None:
     found = json.loads(shared("inspect", "web", "busybox:1").stdout)
     assert [found[0]["Id"], found[1]["RepoTags"]] == [web, ["busybox:1"]]

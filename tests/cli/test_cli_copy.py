@@ -25,6 +25,7 @@ def box(shared: Cli) -> Iterator[str]:
     shared("rm", "-f", "box", code=None)
 
 
+@pytest.mark.long
 def test_cp_goes_both_ways(shared: Cli, box: str, tmp_path: Path) -> None:
     said = shared("cp", "box:/d", str(tmp_path))
     assert said.stdout == ""
@@ -47,6 +48,7 @@ def test_cp_goes_both_ways(shared: Cli, box: str, tmp_path: Path) -> None:
     assert "KIND" in shared("diff", "1").stdout  # a position
 
 
+@pytest.mark.long
 def test_cp_refuses_in_one_line(shared: Cli, box: str, tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     (tmp_path / "file").write_text("")
@@ -67,6 +69,7 @@ def test_cp_refuses_in_one_line(shared: Cli, box: str, tmp_path: Path) -> None:
     assert "must be CONTAINER:PATH" in shared("cp", "a", "b", code=2).stderr
 
 
+@pytest.mark.long
 def test_commit_and_fork_print_what_was_made(shared: Cli, box: str) -> None:
     said = shared("commit", "-a", "me", "-m", "why", "-c", 'CMD ["cat", "/d/x"]', "box", "boxed:1").stdout
     assert said.startswith("sha256:")

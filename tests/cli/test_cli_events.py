@@ -81,6 +81,7 @@ def records(cli: Cli, *words: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in cli("log", "--json", *words).stdout.splitlines()]
 
 
+@pytest.mark.long
 def test_events_shows_what_happens_and_ends_quietly(own: Cli, following: list[subprocess.Popen[str]]) -> None:
     """From now on, one line for each record, until Ctrl-C, which is 130 and no word."""
     process = own.start("events")
@@ -99,6 +100,7 @@ def test_events_shows_what_happens_and_ends_quietly(own: Cli, following: list[su
     assert (process.returncode, said) == (130, "")
 
 
+@pytest.mark.long
 def test_events_of_the_past_end_and_are_those_of_the_log(made: Cli) -> None:
     every = records(made)
     for options in (
@@ -116,6 +118,7 @@ def test_events_of_the_past_end_and_are_those_of_the_log(made: Cli) -> None:
     assert "\x1b" not in made("events", "--since", "1h").stdout
 
 
+@pytest.mark.long
 def test_events_goes_on_over_a_restart_without_a_gap(own: Cli, following: list[subprocess.Popen[str]]) -> None:
     head = records(own)[-1]["position"]
     process = own.start("events", "--json", "--follow", "--after", str(head - 1))
@@ -199,6 +202,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["log", "events"])
 def test_wrong_words_are_one_line_and_start_no_engine(tmp_path: Path, command: str) -> None:
     cli = Cli(tmp_path / "none")
@@ -268,6 +272,7 @@ def test_a_terminal_gets_a_pager_of_ones_choice(made: Cli, tmp_path: Path) -> No
     assert on_a_terminal(made, "log", PAGER="true") == (b"", 0), "who leaves the pager at once hears nothing"
 
 
+@pytest.mark.long
 def test_nothing_that_is_in_a_name_makes_it_fail(made: Cli) -> None:
     """Whatever the output's encoding is, and whatever bytes are asked for."""
     for environ in ({"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C"}):

@@ -88,6 +88,7 @@ def web(shared: Cli) -> Iterator[str]:
     shared("rm", "-f", "web")
 
 
+@pytest.mark.long
 def test_exec_is_the_command_on_this_terminal(shared: Cli, web: str) -> None:
     done = shared("exec", web, "sh", "-c", "echo out; echo err >&2; exit 7", code=7)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")

@@ -16,6 +16,7 @@ def last(shared: Cli) -> int:
     return position
 
 
+@pytest.mark.long
 def test_ps_images_and_inspect_at_a_moment(shared: Cli) -> None:
     """On standard error, which moment it is; times are told as of then."""
     before = last(shared)
@@ -37,6 +38,7 @@ def test_ps_images_and_inspect_at_a_moment(shared: Cli) -> None:
     assert "not in the log yet" in shared("ps", "--at", "99999", code=1).stderr
 
 
+@pytest.mark.long
 def test_diff_shows_what_is_left_of_the_changes(shared: Cli) -> None:
     before = last(shared)
     shared("run", "--rm", "busybox:1", "true")
@@ -75,6 +77,7 @@ def test_df_tells_what_history_costs(shared: Cli) -> None:
     ]
 
 
+@pytest.mark.long
 def test_compact_moves_old_records_into_a_file(fresh: Cli, busybox_tar: object) -> None:
     fresh("import", str(busybox_tar), "busybox:1")
     for _ in range(2):

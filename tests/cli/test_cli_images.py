@@ -144,6 +144,7 @@ def test_every_command_of_the_group_is_one_of_the_others() -> None:
 class TestReal:
     pytestmark = real
 
+    @pytest.mark.long
     def test_names_come_and_go(self, shared: Cli, imported: Callable[..., str]) -> None:
         image = imported("mine:1")
         shared("tag", "mine:1", "localhost:5000/team/mine")
@@ -167,6 +168,7 @@ class TestReal:
         assert [each["Id"] for each in json.loads(shared("image", "inspect", "busybox:1").stdout)]
         assert shared("image", "inspect", "nope", code=1).stdout == "[]\n"
 
+    @pytest.mark.long
     def test_prune_asks_shows_and_removes(self, shared: Cli, imported: Callable[..., str]) -> None:
         image = imported()
         ended = shared("run", "-d", "busybox:1", "true").stdout.strip()
@@ -195,6 +197,7 @@ class TestReal:
             assert done.stdout == "plain,fill:in\n", words
         shared("rmi", "fill:in")
 
+    @pytest.mark.long
     def test_a_list_is_of_what_is_asked_for(self, shared: Cli, imported: Callable[..., str]) -> None:
         imported("team/one:1", "-c", "LABEL team=a")
         imported("team/two:2", content=b"y" * 5000)

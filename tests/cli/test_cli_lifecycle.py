@@ -14,6 +14,7 @@ MIB = 1 << 20
 READY = ("busybox:1", "sh", "-c", "trap 'exit 3' TERM; sleep 1000 & wait")
 
 
+@pytest.mark.long
 def test_create_makes_a_container_and_does_not_start_it(shared: Cli, tmp_path: Path) -> None:
     path = tmp_path / "id"
     flags = [
@@ -48,6 +49,7 @@ def test_create_makes_a_container_and_does_not_start_it(shared: Cli, tmp_path: P
     shared("rm", "made")
 
 
+@pytest.mark.long
 def test_pause_restart_and_update(shared: Cli) -> None:
     shared("run", "-d", "--name", "web", *READY)
     assert shared("pause", "web").stdout == "web\n"
@@ -69,6 +71,7 @@ def test_pause_restart_and_update(shared: Cli) -> None:
     assert shared("container", "ls", "-aq").stdout == ""
 
 
+@pytest.mark.long
 def test_health_is_in_the_list(shared: Cli) -> None:
     check = ["--health-cmd", "test -e /ok", "--health-interval", "100ms", "--health-retries", "1"]
     shared("run", "-d", "--name", "well", *check, "busybox:1", "sh", "-c", "touch /ok; sleep 1000")
@@ -85,6 +88,7 @@ def test_a_run_is_stopped_at_its_deadline(shared: Cli) -> None:
     assert done.returncode == 3
 
 
+@pytest.mark.long
 def test_top_and_stats(shared: Cli) -> None:
     shared("run", "-d", "--name", "web", "-m", "64m", "--network", "none", *READY)
     shown = shared("top", "web").stdout.splitlines()
@@ -103,6 +107,7 @@ def test_top_and_stats(shared: Cli) -> None:
     assert "No such container" in shared("top", "web", code=1).stderr
 
 
+@pytest.mark.long
 def test_stats_go_on_until_the_container_is_gone(shared: Cli) -> None:
     shared("run", "-d", "--name", "web", *READY)
     process = shared.start("stats", "--format", "json", "web")

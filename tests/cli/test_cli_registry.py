@@ -53,6 +53,7 @@ def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "docker" / "config.json"
 
 
+@pytest.mark.long
 def test_pull_tells_and_ends_with_the_name(shared: Cli, registry: LocalRegistry, story: images.Image) -> None:
     name = f"{registry.address}/story"
     said = shared("pull", f"{name}:1").stdout.splitlines()
@@ -95,6 +96,7 @@ def test_run_pulls_what_is_not_there(shared: Cli, registry: LocalRegistry, story
     assert failed.stderr.splitlines()[-1] == f"lading: manifest for {absent} not found: manifest unknown"
 
 
+@pytest.mark.long
 def test_login_push_pull_and_logout(shared: Cli, guarded: LocalRegistry, docker_config: Path) -> None:
     name = f"{guarded.address}/team/busybox:1"
     shared("tag", "busybox:1", name)
@@ -130,6 +132,7 @@ def test_an_interrupted_pull_leaves_nothing(shared: Cli) -> None:
     assert "pull.requested" in shared("log", "--image", name).stdout
 
 
+@pytest.mark.long
 def test_what_is_saved_is_loaded_again(shared: Cli, tmp_path: Path) -> None:
     archive = tmp_path / "some.tar"
     shared("tag", "busybox:1", "kept:1")
@@ -175,6 +178,7 @@ def test_df_tells_what_images_share(shared: Cli, registry: LocalRegistry) -> Non
     assert (row[1], row[-1]) == ("1", "0")
 
 
+@pytest.mark.long
 def test_an_export_is_a_containers_file_system(shared: Cli, tmp_path: Path) -> None:
     shared("run", "--name", "writer", "busybox:1", "sh", "-c", "echo written > /new; rm /etc/hello")
     archive = tmp_path / "root.tar"

@@ -14,6 +14,7 @@ from cli_program import Cli, wait_until
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
+@pytest.mark.long
 def test_output_and_errors_stay_apart_and_the_exit_code_is_the_container_s(shared: Cli) -> None:
     done = shared("run", "--rm", "busybox:1", "sh", "-c", "echo out; echo err >&2; exit 7", code=7)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")

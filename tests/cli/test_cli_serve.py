@@ -19,6 +19,7 @@ import lading
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
+@pytest.mark.long
 def test_a_command_starts_an_engine_that_leaves_when_it_is_idle(fresh: Cli) -> None:
     assert fresh("ps", "-q").stdout == ""
     assert len(fresh.engines()) == 1
@@ -37,6 +38,7 @@ def test_commands_at_the_same_moment_get_one_engine(fresh: Cli) -> None:
     assert (fresh.root / "serve.log").read_text().count("serving") == 1
 
 
+@pytest.mark.long
 def test_a_command_finds_its_way_while_the_engine_leaves(fresh: Cli) -> None:
     for _ in range(4):
         fresh("ps", "-q")
@@ -45,6 +47,7 @@ def test_a_command_finds_its_way_while_the_engine_leaves(fresh: Cli) -> None:
     fresh("ps", "-q")
 
 
+@pytest.mark.long
 def test_the_socket_of_a_killed_engine_is_no_obstacle(fresh: Cli) -> None:
     fresh("ps", "-q")
     for pid in fresh.engines():
@@ -53,6 +56,7 @@ def test_the_socket_of_a_killed_engine_is_no_obstacle(fresh: Cli) -> None:
     assert fresh("ps", "-q").stdout == ""
 
 
+@pytest.mark.long
 def test_an_engine_in_the_foreground_leaves_at_sigterm_and_its_containers_go_on(
     fresh: Cli, busybox_tar: Path
 ) -> None:
@@ -71,6 +75,7 @@ def test_an_engine_in_the_foreground_leaves_at_sigterm_and_its_containers_go_on(
     fresh("rm", "-f", "on")
 
 
+@pytest.mark.long
 def test_a_socket_elsewhere_and_at_a_path_longer_than_an_address_works(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)

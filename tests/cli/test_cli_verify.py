@@ -55,6 +55,7 @@ def lived(fresh: Cli, busybox_tar: Path) -> Cli:
     return fresh
 
 
+@pytest.mark.long
 def test_a_sound_store_with_an_engine_at_work(lived: Cli) -> None:
     lived("run", "-d", "--name", "web", "busybox:1", "sleep", "100")
     lines = lived("verify").stdout.splitlines()
@@ -65,6 +66,7 @@ def test_a_sound_store_with_an_engine_at_work(lived: Cli) -> None:
     lived("rm", "-f", "web", "over")
 
 
+@pytest.mark.long
 def test_damage_is_told_by_its_position(lived: Cli) -> None:
     """In a record; in what was made from the records; in a store that has lost its log."""
     lived("rm", "over")
@@ -89,6 +91,7 @@ def test_damage_is_told_by_its_position(lived: Cli) -> None:
     found(lived)
 
 
+@pytest.mark.long
 def test_a_seal_proves_what_the_chain_alone_can_not(lived: Cli, tmp_path: Path) -> None:
     """A history that was written anew is consistent in itself, and not the one that was sealed."""
     lived("rm", "over")
@@ -117,6 +120,7 @@ def test_a_seal_proves_what_the_chain_alone_can_not(lived: Cli, tmp_path: Path) 
     assert "--seal and --key go together" in lived("verify", "--seal", os.fspath(seal), code=2).stderr
 
 
+@pytest.mark.long
 def test_archives_that_do_not_fit_are_told(lived: Cli, tmp_path: Path) -> None:
     lived("rm", "over")
     first = json.loads(lived("compact", "--before", "5", "--json").stdout)
@@ -132,6 +136,7 @@ def test_archives_that_do_not_fit_are_told(lived: Cli, tmp_path: Path) -> None:
     assert whats(found(lived, os.fspath(damaged), files[1], code=1)) == ["proof"]
 
 
+@pytest.mark.long
 def test_what_the_machine_says_otherwise_is_told(lived: Cli) -> None:
     """A process that is gone, files that are missing, files that nobody knows."""
     identifier = lived("run", "-d", "--name", "web", "busybox:1", "sleep", "1000").stdout.strip()

@@ -11,6 +11,7 @@ from cli_program import Cli
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
+@pytest.mark.long
 def test_a_volume_from_create_to_rm(shared: Cli, tmp_path: Path) -> None:
     assert shared("volume", "create", "-l", "a=b", "box").stdout == "box\n"
     assert shared("run", "--rm", "-v", "box:/d", "busybox:1", "sh", "-c", "echo kept > /d/x").stdout == ""
@@ -39,6 +40,7 @@ def test_a_volume_from_create_to_rm(shared: Cli, tmp_path: Path) -> None:
     assert shared("volume", "ls", "-q", "--at", "1s ago", code=None).returncode == 0
 
 
+@pytest.mark.long
 def test_the_other_mounts_of_run(shared: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("the host's\n")
     assert shared("run", "--rm", "-v", f"{tmp_path}:/h", "busybox:1", "cat", "/h/file").stdout == "the host's\n"

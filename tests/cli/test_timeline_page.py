@@ -174,6 +174,7 @@ def test_where_several_events_are_one_mark_clicks_show_them_in_turn(opened: Brow
     assert str(2**63 + 1) in text(opened, "#detail")
 
 
+@pytest.mark.long
 def test_the_slider_shows_the_state_that_the_fold_gives(opened: Browser, evening: Cli) -> None:
     """At every position: what the page has folded, and what its table says, is what Python folds."""
     for position in range(1, 37):

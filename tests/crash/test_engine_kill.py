@@ -46,6 +46,7 @@ async def finish(stage: Stage) -> None:
         assert engine.containers.list() == []
 
 
+@pytest.mark.long
 async def test_containers_outlive_the_engine_and_are_adopted(stage: Stage) -> None:
     start = f"""
         for name in ("one", "two", "three"):
@@ -176,6 +177,7 @@ def _words(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
+@pytest.mark.long
 async def test_a_stop_in_progress_is_carried_out_by_the_next_engine(stage: Stage) -> None:
     stubborn = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]
     start = f"""
@@ -312,6 +314,7 @@ async def test_on_exit_stop_holds_even_if_the_engine_is_killed(stage: Stage) -> 
     await finish(stage)
 
 
+@pytest.mark.long
 async def test_on_exit_stop_holds_for_a_paused_container_too(stage: Stage) -> None:
     start = f"""
         made = await containers.create({IMAGE!r}, {FOREVER!r}, name="it", stop_timeout=1)

@@ -55,6 +55,7 @@ def second(tmp_path: Path, busybox_tar: Path, leakless: Census) -> Iterator[Stag
         census.clean()
 
 
+@pytest.mark.long
 async def test_a_restored_store_has_the_files_and_starts_its_containers(
     stage: Stage, second: Stage, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ async def test_a_restored_store_has_the_files_and_starts_its_containers(
         assert done_there.stdout == b"new\n"
 
 
+@pytest.mark.long
 async def test_a_hot_backup_is_of_one_instant(stage: Stage, second: Stage, tmp_path: Path) -> None:
     """While an engine creates, runs and removes as fast as it can, each backup is a whole store that opens."""
     async with stage.emptied(timeout=120) as engine:
@@ -138,6 +140,7 @@ async def test_a_hot_backup_is_of_one_instant(stage: Stage, second: Stage, tmp_p
             await engine.containers.get(state.id).wait()
 
 
+@pytest.mark.long
 async def test_a_copy_leaves_the_containers_of_the_original_alone(
     stage: Stage, second: Stage, tmp_path: Path
 ) -> None:
@@ -162,6 +165,7 @@ async def test_a_copy_leaves_the_containers_of_the_original_alone(
         assert engine.core.log.get(CONTAINERS, container.id).phase is Phase.RUNNING  # type: ignore[union-attr]
 
 
+@pytest.mark.long
 async def test_the_restored_log_continues_the_chain(stage: Stage, second: Stage, tmp_path: Path) -> None:
     """A backup of the log only, and a backup of all: the same history; the files are only in one of them."""
     async with stage.emptied() as engine:

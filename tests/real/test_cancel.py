@@ -85,6 +85,7 @@ async def named(engine: lading.Engine, name: str) -> lading.Container:
             await engine.log.follow(position).__anext__()
 
 
+@pytest.mark.long
 async def test_a_run_cancelled_at_any_moment_leaves_nothing(stage: Stage) -> None:
     draw = random.Random(1)
     async with stage.engine(timeout=120) as engine:
@@ -245,6 +246,7 @@ async def test_what_is_left_running_is_there_again_and_the_same(stage: Stage) ->
         assert story(engine, made.id)[-1] == Removed.__name__
 
 
+@pytest.mark.long
 async def test_an_exit_at_the_moment_of_closing_leaves_no_mount(stage: Stage) -> None:
     """Whoever saw a container's end and then closes the engine finds the host as it was."""
     for _ in range(5):

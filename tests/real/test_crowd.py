@@ -59,6 +59,7 @@ async def test_eight_hundred_starts_at_once_lose_no_exit(stage: Stage) -> None:
         assert engine.containers.list() == []
 
 
+@pytest.mark.long
 async def test_a_frozen_container_is_in_nobodys_way(stage: Stage) -> None:
     """Frozen from outside, so that nobody knows: it heeds no signal, and no one else waits for it."""
     async with stage.emptied() as engine:

@@ -297,6 +297,7 @@ async def test_what_is_closed_stops_nobody(one: lading.Container) -> None:
             assert await process.wait() == 0
 
 
+@pytest.mark.long
 async def test_something_left_behind_does_not_hold_the_result(one: lading.Container) -> None:
     with trio.fail_after(8):
         done = await one.exec(["sh", "-c", "sleep 1000 & echo started"])

@@ -51,6 +51,7 @@ def nothing_of_it(engine: lading.Engine) -> None:
         assert list(directory.iterdir()) == [], directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["plain", "zstd"])
 async def test_a_disk_that_gets_full_is_told_and_given_back(
     disk: Path, busybox_tar: Path, tmp_path: Path, form: str

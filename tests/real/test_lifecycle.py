@@ -89,6 +89,7 @@ async def test_events_carry_the_run_the_process_and_the_reason(stage: Stage) -> 
         assert event(engine, made.id, Removed) == Removed(name)
 
 
+@pytest.mark.long
 async def test_stop_gives_up_on_a_process_that_ignores_it(stage: Stage) -> None:
     async with stage.emptied() as engine:
         made = await engine.containers.create(IMAGE, STUBBORN)

@@ -47,6 +47,7 @@ def size_of(stage: Stage, made: lading.Container) -> int:
     return sum((own / name).stat().st_size for name in os.listdir(own) if name.startswith("output"))
 
 
+@pytest.mark.long
 async def test_a_follower_gets_every_line_while_files_are_rotated_a_thousand_times(stage: Stage) -> None:
     """A slow one gets them too, or is told once of each gap; and the disk holds no more than was allowed."""
     count, size, files = 25_000, 2200, 60
@@ -104,6 +105,7 @@ async def test_a_run_returns_all_that_is_kept_and_says_if_it_is_not_all(stage: S
         assert got.truncated
 
 
+@pytest.mark.long
 async def test_what_was_printed_before_the_keeper_was_killed_is_there_and_more_comes(stage: Stage) -> None:
     async with stage.emptied(timeout=90) as engine:
         made = await engine.containers.create(IMAGE, ["sh", "-c", BURSTS % 10_000_000], settings=rotating(9000, 4))
@@ -196,6 +198,7 @@ async def test_lines_are_whole_and_bounded(stage: Stage) -> None:
         assert some[4:] == [(b"end", True, False)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pause", [0.0, 0.05])
 async def test_an_answer_does_not_wait_for_more(stage: Stage, pause: float) -> None:
     """Output gathers only while there is much of it that nobody waits for."""

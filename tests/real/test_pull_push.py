@@ -262,6 +262,7 @@ async def test_a_layer_means_what_it_means_on_those_below(
         assert digest
 
 
+@pytest.mark.long
 async def test_what_is_saved_loads_as_the_same(stage: Stage, registry: LocalRegistry, tmp_path: Path) -> None:
     story = images.storied(stage.tar, 3)
     digest = push_image(registry.address, "story:1", story)
@@ -291,6 +292,7 @@ async def test_what_is_saved_loads_as_the_same(stage: Stage, registry: LocalRegi
             assert await engine.images.load(tmp_path / form) == loaded
 
 
+@pytest.mark.long
 async def test_nothing_fails_because_of_a_prune_in_a_loop(stage: Stage, registry: LocalRegistry) -> None:
     base = images.storied(stage.tar, 3)
     for number in range(10):

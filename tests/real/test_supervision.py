@@ -226,6 +226,7 @@ async def test_updates_are_recorded_and_hold_from_then_on(stage: Stage) -> None:
 # -- deadlines, waits, scopes -------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_a_run_past_its_deadline_is_stopped(stage: Stage) -> None:
     async with stage.emptied() as engine:
         started = time.monotonic()
@@ -236,6 +237,7 @@ async def test_a_run_past_its_deadline_is_stopped(stage: Stage) -> None:
         assert quick.exit_code == 0
 
 
+@pytest.mark.long
 async def test_a_deadline_goes_on_with_the_next_engine(stage: Stage) -> None:
     async with stage.engine() as engine:
         made = await engine.containers.create(IMAGE, SLEEP, deadline=1_000_000_000, stop_timeout=0)

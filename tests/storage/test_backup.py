@@ -288,6 +288,7 @@ def relabelled(backup: Path) -> None:
     (backup / "backup.json").write_bytes(manifest.content)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_log_that_lmdb_would_crash_on_is_refused(root: Path, tmp_path: Path) -> None:
     """Pages overwritten at random and the checksum made to fit: the reading process may die, never this one."""

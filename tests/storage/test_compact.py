@@ -171,6 +171,7 @@ def test_damage_to_what_stands_for_the_compacted_records_is_found(log: Log, tmp_
         log.verify()
 
 
+@pytest.mark.long
 @hypothesis.given(history=histories(), cut=st.integers(0, 10**6))
 def test_any_history_can_be_compacted_anywhere(
     history: list[tuple[Proposed, ...]], cut: int, tmp_path_factory: pytest.TempPathFactory
