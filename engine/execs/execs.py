@@ -26,6 +26,7 @@ from lading.engine.execs.live import ExecView, LiveExec, noted_exit, verdict
 from lading.engine.execs.sessions import kill_session, session_of
 from lading.engine.execs.spec import RunConfig, read_run_config, render_process, write_process
 from lading.engine.execs.streams import ExecOutput, open_streams
+from lading.engine.history.journal import Answer
 from lading.engine.keeper.execlink import KeptExec
 from lading.engine.oci.runtime import Runtime, cgroup_of
 from lading.events.container import ContainerState, Phase
@@ -233,7 +234,7 @@ class Execs:
         link, paths, spec = self._core.link, self._core.paths, live.spec
         if not link.connected:
             raise HostError("reach the keeper at", os.fspath(paths.keeper_socket), 0, "it is gone")
-        base, pid_file = f"{paths.run}/execs/{live.id}", f"{paths.run}/pids/{live.id}"
+        base = f"{paths.run}/execs/{live.id}"
         console = f"{paths.run}/execs/{live.id[:16]}.tty" if spec.tty else ""
         write_process(f"{base}.json", asked.document)
         pipes = read and not spec.tty
@@ -250,9 +251,10 @@ class Execs:
         live.kept = link.execs.start(
             {
                 "id": live.id,
-                "argv": asked.runtime.exec(live.container, f"{base}.json", pid_file, f"{base}.log", console),
+                "argv": asked.runtime.exec(live.container, f"{base}.json", f"{base}.pid", f"{base}.log", console),
                 "process": f"{base}.json",
                 "log": f"{base}.log",
+                "pid": f"{base}.pid",
                 "note": f"{paths.run}/exits/{live.id}",
                 "streams": letters,
                 "detaches": asked.runtime.detaches,
@@ -335,15 +337,26 @@ class Execs:
             self._ended(live)
         elif not live.kept.lost and not live.claimed:
             # One that is lost goes on without a keeper until its container is ended, which then tells of it.
-            self._core.nursery.start_soon(self._record, live)
+            live.claimed = True  # and asked for at once: nothing can be appended in between
+            with contextlib.suppress(EngineClosed):  # the next engine does it
+                self._post_end(live, *verdict(live))
 
-    async def _record(self, live: LiveExec) -> None:
-        await live.settled.wait()
-        if live.claimed:
+    def _post_end(self, live: LiveExec, code: int | None, why: str) -> None:
+        assert live.caller is not None  # it is no probe
+        self._core.journal.post(
+            [Proposed(exec_stream(live.id), ExecExited(code, why))],
+            partial(self._recorded, live, code, why),
+            actor=live.caller.actor,
+            command=live.caller.command,
+            cause=live.cause,
+        )
+
+    def _recorded(self, live: LiveExec, code: int | None, why: str, answer: Answer) -> None:
+        if isinstance(answer, LadingError):  # no append of ours is refused: the store is broken
+            self._core.nursery.start_soon(_fail, answer)
             return
-        live.claimed = True  # and asked for at once: nothing can be appended in between
-        with contextlib.suppress(EngineClosed):  # the next engine does it
-            await self._append_end(live, *verdict(live))
+        live.exit_code, live.why = code, why
+        self._ended(live)
 
     async def _append_end(self, live: LiveExec, code: int | None, why: str) -> None:
         assert live.caller is not None  # it is no probe
@@ -368,8 +381,8 @@ class Execs:
     def _clear(self, exec_id: str) -> None:
         """Take away what a keeper that is gone has left of the exec."""
         run = self._core.paths.run
-        for path in (run / "execs" / f"{exec_id}.json", run / "execs" / f"{exec_id}.log", run / "pids" / exec_id):
-            path.unlink(missing_ok=True)
+        for kind in ("json", "log", "pid"):
+            (run / "execs" / f"{exec_id}.{kind}").unlink(missing_ok=True)
         (run / "execs" / f"{exec_id[:16]}.tty").unlink(missing_ok=True)
 
     async def closing(self, container: str) -> list[Proposed]:
@@ -455,6 +468,10 @@ class Execs:
             mine.pop(live.id, None)
             if not mine:
                 del self._of[live.container]
+
+
+async def _fail(error: LadingError) -> None:
+    raise error
 
 
 async def _gather(output: ExecOutput, said: bytearray, limit: int) -> None:

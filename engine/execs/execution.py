@@ -11,7 +11,6 @@ import trio
 
 from lading.engine.execs.live import LiveExec
 from lading.engine.execs.streams import ExecInput, ExecOutput
-from lading.engine.nursery import open_bare_nursery
 from lading.engine.retry import deciding, first_result
 from lading.events.execs import ExecCreated, ExecId, ExecSpec
 
@@ -91,23 +90,26 @@ async def execute(
     capture: int,
 ) -> ExecResult:
     """``Container.exec``, for a ``spec`` that is whole."""
-    async with deciding(core, caller):
-        first = first_result(core, caller, ExecCreated)
-        live = await core.execs.run(container, spec, caller) if first is None else None
-    if live is None:
-        assert first is not None
-        assert isinstance(first.event, ExecCreated)
-        return await _executed_before(core, first.event.exec)
+    if caller.once:
+        async with deciding(core, caller):
+            first = first_result(core, caller, ExecCreated)
+            live = await core.execs.run(container, spec, caller) if first is None else None
+        if live is None:
+            assert first is not None
+            assert isinstance(first.event, ExecCreated)
+            return await _executed_before(core, first.event.exec)
+    else:
+        live = await core.execs.run(container, spec, caller)
     budget = [capture]
     parts: tuple[list[bytes], list[bytes]] = ([], [])
     timed_out = False
     try:
         with trio.move_on_after(float("inf") if timeout is None else timeout) as limit:
-            async with open_bare_nursery() as nursery:
-                nursery.start_soon(_collect, live.streams.stdout, parts[0], budget)
+            async with trio.open_nursery() as nursery:
                 nursery.start_soon(_collect, live.streams.stderr, parts[1], budget)
                 if live.streams.stdin is not None:
                     nursery.start_soon(_feed, live.streams.stdin, stdin or b"")
+                await _collect(live.streams.stdout, parts[0], budget)
                 await live.ended.wait()
                 if live.streams.stdin is not None:
                     live.streams.stdin.close()

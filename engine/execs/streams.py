@@ -34,25 +34,33 @@ class ExecOutput(trio.abc.ReceiveStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Some bytes, b"" at the end. Raises ``trio.ClosedResourceError`` once it was closed."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         most = _RECEIVE if max_bytes is None else max_bytes
+        data = self._read_now(most)
+        if data is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while data is None:
+            with trio.CancelScope(deadline=self._deadline) as self._waiting:
+                await trio.lowlevel.wait_readable(self._fd)
+            data = self._read_now(most)
+        return data
+
+    def _read_now(self, most: int) -> bytes | None:
+        """What is there, b"" at the end; None: nothing yet."""
         if self._pushed:
             data, self._pushed = self._pushed[:most], self._pushed[most:]
             return data
-        while self._fd >= 0:
-            try:
-                data = os.read(self._fd, most)
-                if not self.first:
-                    self.first = data[:256]
-                return data
-            except BlockingIOError:
-                if trio.current_time() >= self._deadline:
-                    return b""
-            except OSError:  # EIO: a terminal that nobody has open
-                return b""
-            with trio.CancelScope(deadline=self._deadline) as self._waiting:
-                await trio.lowlevel.wait_readable(self._fd)
-        return b""
+        if self._fd < 0:
+            return b""
+        try:
+            data = os.read(self._fd, most)
+        except BlockingIOError:
+            return b"" if trio.current_time() >= self._deadline else None
+        except OSError:  # EIO: a terminal that nobody has open
+            return b""
+        if not self.first:
+            self.first = data[:256]
+        return data
 
     def peek(self) -> bytes:
         """What is there now, up to a page, which ``receive_some`` gives all the same."""

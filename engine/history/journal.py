@@ -30,6 +30,8 @@ from lading.storage.log import Append, Log
 __all__ = ["Journal", "open_journal"]
 
 T = TypeVar("T")
+Answer = tuple[Record, ...] | LadingError
+"""The records of an append, once they are on disk, or why there are none."""
 
 _append = constructor(Append)  # not ``Append`` itself: this is the hot path
 
@@ -40,8 +42,9 @@ _MOST = 1024
 @attrs.define(eq=False)
 class _Waiting:
     append: Append
-    task: trio.lowlevel.Task
-    answer: tuple[Record, ...] | LadingError | None = None
+    task: trio.lowlevel.Task | None
+    then: Callable[[Answer], None] | None = None
+    answer: Answer | None = None
 
 
 @attrs.define(eq=False)
@@ -97,20 +100,43 @@ class Journal:
         caller's next checkpoint.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._closed:
-            raise EngineClosed
-        ids = tuple([self.new_id() for _ in events])
-        append = _append(tuple(events), ids, self.clock(), actor, command, cause, once)
+        append = self._asked(events, actor, command, cause, once)
         waiting = _Waiting(append, trio.lowlevel.current_task())
-        self._gathered.append(waiting)
-        if not self._with_writer and not self._gathering:
-            self._hand_over()
+        self._ask(waiting)
         # What an event inside a shielded scope would do, for half of what that costs; this is the hot path.
         await trio.lowlevel.wait_task_rescheduled(_not_now)
         if isinstance(waiting.answer, LadingError):
             raise waiting.answer
         assert waiting.answer is not None
         return waiting.answer
+
+    def post(
+        self,
+        events: Sequence[Proposed],
+        then: Callable[[Answer], None],
+        *,
+        actor: Actor,
+        command: CommandId,
+        cause: int = 0,
+    ) -> None:
+        """Ask for what ``append`` does, without a task that waits: ``then`` gets the answer, in the trio thread.
+
+        It must not raise. Raises ``EngineClosed``.
+        """
+        self._ask(_Waiting(self._asked(events, actor, command, cause), None, then))
+
+    def _asked(
+        self, events: Sequence[Proposed], actor: Actor, command: CommandId, cause: int, once: bool = False
+    ) -> Append:
+        if self._closed:
+            raise EngineClosed
+        ids = tuple([self.new_id() for _ in events])
+        return _append(tuple(events), ids, self.clock(), actor, command, cause, once)
+
+    def _ask(self, waiting: _Waiting) -> None:
+        self._gathered.append(waiting)
+        if not self._with_writer and not self._gathering:
+            self._hand_over()
 
     async def call(self, work: Callable[[], T]) -> T:
         """``work`` in the writer thread, between two commits: for what else writes to the log. Carried out if
@@ -178,7 +204,7 @@ class Journal:
         self._token.run_sync_soon(self._finished.set)
 
     def _commit(self, batch: list[_Waiting]) -> None:
-        answers: Sequence[tuple[Record, ...] | LadingError]
+        answers: Sequence[Answer]
         try:
             if self._broken:
                 raise StoreBroken(self._broken)
@@ -210,7 +236,10 @@ class Journal:
         for waiting in batch:
             if isinstance(waiting.answer, tuple):
                 self.tail.add(waiting.answer)
-            trio.lowlevel.reschedule(waiting.task)
+            if waiting.task is not None:
+                trio.lowlevel.reschedule(waiting.task)
+            elif waiting.then is not None and waiting.answer is not None:
+                waiting.then(waiting.answer)
         self._with_writer -= len(batch)
         more_to_come = len(batch) > 1 or bool(self._gathered)
         if more_to_come and not self._with_writer and self._gatherer is not None:

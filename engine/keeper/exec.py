@@ -42,12 +42,12 @@ class Exec:
     has letters of ``ioe`` (each of the latter two followed by the end to be read).
     """
 
-    def __init__(self, ask: dict[str, Any], fds: list[int], run_dir: Path, tell: Tell) -> None:
+    def __init__(self, ask: dict[str, Any], fds: list[int], tell: Tell) -> None:
         self.id: str = ask["id"]
         self.exit: dict[str, Any] | None = None
         self._ask = ask
         self._tell = tell
-        self._pid_file = run_dir / "pids" / self.id
+        self._pid_file = Path(ask["pid"])
         self._pid = self._ticks = 0
         self._executed = False
         self._stdio: dict[int, int] = {}
@@ -125,11 +125,13 @@ class Exec:
             await with_room(partial(self._tell, {"op": "exec-tty", "id": self.id, "fds": 1}, (console.master,)))
             self._tell_started()
 
-    async def see_pid(self) -> None:
-        """Its pid file is there: take the pid from it, and tell."""
-        await self._take_pid()
+    async def see_pid(self) -> bool:
+        """Take its pid, once it has one, and tell; whether there is nothing more to see."""
+        if self.exit is None:
+            await self._take_pid()
         if self.exit is None:
             self._tell_started()
+        return self._pid != 0 or self.exit is not None
 
     async def _take_pid(self) -> None:
         if not self._pid:

@@ -47,9 +47,10 @@ class KeptExec:
 class ExecLink:
     """Runs execs in the keeper, and hears of them. ``kept``: those that the keeper has."""
 
-    def __init__(self, post: _Post) -> None:
+    def __init__(self, post: _Post, post_later: Callable[[dict[str, Any]], None]) -> None:
         self.kept: dict[str, KeptExec] = {}
         self._post = post
+        self._post_later = post_later
 
     def start(
         self, message: dict[str, Any], fds: Sequence[int], on_end: Callable[[], None] | None = None
@@ -70,7 +71,7 @@ class ExecLink:
     def done(self, kept: KeptExec) -> None:
         """Its exit is where it has to be, and nobody reads any more."""
         if self.kept.pop(kept.id, None) is not None:
-            self._post({"op": "exec-done", "id": kept.id})
+            self._post_later({"op": "exec-done", "id": kept.id})
         if kept.master >= 0:
             os.close(kept.master)
             kept.master = -1

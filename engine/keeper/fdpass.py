@@ -9,6 +9,7 @@ the message all the same: that is said of this message, and the connection goes 
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import socket
@@ -17,27 +18,88 @@ from collections.abc import Sequence
 
 import trio
 
-__all__ = ["Descriptors", "close_all", "send_with"]
+__all__ = ["Descriptors", "Sender", "close_all"]
 
 _ROOM = socket.CMSG_SPACE(16 * array.array("i").itemsize)
 """More than any message brings."""
 _RECEIVE = 1 << 16
+_AGAIN = 0.01
 
 
-async def send_with(stream: trio.SocketStream, data: bytes, fds: Sequence[int]) -> None:
-    """Send ``data``, and with its first byte ``fds``; they stay the caller's, to close.
+class Sender:
+    """The sending end: what is posted goes out in its order, at once where the socket takes it.
 
-    Raises as ``stream.send_all`` does. One task at a time.
+    ``run`` is the task that sends what it doesn't take. A connection that is broken swallows what is posted:
+    whoever reads from it is told.
     """
-    if not fds:
-        await stream.send_all(data)
-        return
-    try:
-        sent = await stream.socket.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
-    except OSError as error:
-        raise trio.BrokenResourceError from error
-    if sent < len(data):
-        await stream.send_all(memoryview(data)[sent:])
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = socket.socket(fileno=os.dup(stream.socket.fileno()))
+        self._socket.setblocking(False)
+        self._waiting: deque[tuple[bytes | memoryview, Sequence[int]]] = deque()
+        self._more = trio.Event()
+        self._emptied = trio.Event()
+        self._pause = 0.0
+        self._closed = False
+
+    def post(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send ``data``, one message, and with it ``fds``, which are the sender's to close from now on."""
+        if self._closed:
+            close_all(fds)
+            return
+        self._waiting.append((data, fds))
+        if len(self._waiting) == 1:
+            self._push()
+        if self._waiting:
+            self._more.set()
+
+    async def run(self) -> None:
+        """Send what waits, whenever something does, until cancelled or closed."""
+        while True:
+            await self._more.wait()
+            self._more = trio.Event()
+            while self._waiting:
+                await trio.sleep(self._pause)
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_writable(self._socket)
+                self._push()
+
+    def _push(self) -> None:
+        self._pause = 0.0
+        while self._waiting:
+            data, fds = self._waiting[0]
+            brings = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                sent = self._socket.sendmsg([data], brings, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:  # as many on their way as may be (unix(7))
+                    self.close()
+                else:
+                    self._pause = _AGAIN
+                return
+            close_all(fds)
+            self._waiting.popleft()
+            if sent < len(data):
+                self._waiting.appendleft((memoryview(data)[sent:], ()))
+        self._emptied.set()
+
+    async def drain(self) -> None:
+        """Return when nothing waits any more."""
+        while self._waiting:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
+
+    def close(self) -> None:
+        """Drop what waits, and close this end of the connection; the stream stays its owner's to close."""
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+            while self._waiting:
+                close_all(self._waiting.popleft()[1])
+            self._emptied.set()
 
 
 class Descriptors:

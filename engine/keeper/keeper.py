@@ -19,12 +19,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import gc
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,13 @@ import trio
 
 from lading.engine.keeper import wire
 from lading.engine.keeper.exec import Exec
-from lading.engine.keeper.fdpass import Descriptors, close_all, send_with
+from lading.engine.keeper.fdpass import Descriptors, Sender
 from lading.engine.keeper.launch import reap_strays
 from lading.engine.keeper.run import Run
 from lading.storage.inotify import Watch
 from lading.storage.procfs import set_child_subreaper
 
 __all__ = ["Keeper", "main"]
-
-Sent = tuple[dict[str, Any], Sequence[int]]
-"""A message to the engine, with descriptors of its own."""
 
 _MOMENT = 0.02
 
@@ -56,8 +54,9 @@ class Keeper:
         self._dir = run_dir
         self._runs: dict[str, Run] = {}
         self._execs: dict[str, Exec] = {}
-        self._begun: list[Exec] = []
-        self._send: Callable[[Sent], None] | None = None
+        self._watched: list[Exec] = []
+        self._watching = False
+        self._sender: Sender | None = None
         self._on_exit = "leave"
         self._scope = trio.CancelScope()
 
@@ -99,14 +98,13 @@ class Keeper:
 
     async def _control(self, stream: trio.SocketStream, decoder: wire.Decoder, first: dict[str, Any]) -> None:
         """Serve the engine until its connection ends."""
-        send, outbox = trio.open_memory_channel[Sent](float("inf"))  # bounded by the number of runs and execs
         brought = Descriptors(stream)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write, stream, outbox)
-            mine = self._send = send.send_nowait
+            mine = self._sender = Sender(stream)
+            nursery.start_soon(mine.run)
             runs = [run.describe() for run in self._runs.values()]
             execs = [each.describe() for each in self._execs.values()]
-            mine(({"op": "hello", "pid": os.getpid(), "runs": runs, "execs": execs}, ()))
+            self._tell({"op": "hello", "pid": os.getpid(), "runs": runs, "execs": execs})
             try:
                 self._handle(first, brought)
                 for message in decoder.feed(b""):
@@ -118,28 +116,11 @@ class Keeper:
                 pass
             finally:
                 brought.close()
+                mine.close()
                 nursery.cancel_scope.cancel()
-        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-            while True:
-                close_all(outbox.receive_nowait()[1])
-        if self._send is mine:  # else the next engine came before this one's end was noticed
-            self._send = None
+        if self._sender is mine:  # else the next engine came before this one's end was noticed
+            self._sender = None
             self._engine_gone()
-
-    async def _write(self, stream: trio.SocketStream, outbox: trio.MemoryReceiveChannel[Sent]) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while True:
-                message, fds = await outbox.receive()
-                parts = [wire.encode(message)]
-                with contextlib.suppress(trio.WouldBlock):
-                    while not fds:
-                        message, fds = outbox.receive_nowait()
-                        parts.append(wire.encode(message))
-                # Descriptors go with the last message of a batch: never later than its last byte.
-                try:
-                    await send_with(stream, b"".join(parts), fds)
-                finally:
-                    close_all(fds)
 
     def _engine_gone(self) -> None:
         for run in self._runs.values():
@@ -155,12 +136,12 @@ class Keeper:
 
     def _leave_if_idle(self) -> None:
         exits = [run.exit for run in self._runs.values()] + [each.exit for each in self._execs.values()]
-        if self._send is None and None not in exits:
+        if self._sender is None and None not in exits:
             self._scope.cancel()
 
     def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-        if self._send is not None:
-            self._send((message, [os.dup(fd) for fd in fds]))
+        if self._sender is not None:
+            self._sender.post(wire.encode(message), [os.dup(fd) for fd in fds])
 
     def _handle(self, message: dict[str, Any], brought: Descriptors) -> None:
         match message["op"]:
@@ -174,7 +155,7 @@ class Keeper:
                     why = f"its streams could not be taken: {error}"
                     self._tell({"op": "exec-exited", "id": message["id"], "code": 0, "why": why})
                     return
-                each = self._execs[message["id"]] = Exec(message, fds, self._dir, self._tell)
+                each = self._execs[message["id"]] = Exec(message, fds, self._tell)
                 self._nursery.start_soon(self._exec, each)
             case "exec-drop" if message["id"] in self._execs:
                 self._nursery.start_soon(self._execs[message["id"]].drop_output, message["streams"])
@@ -201,13 +182,17 @@ class Keeper:
                 self._on_exit = message["on_exit"]
 
     async def _exec(self, each: Exec) -> None:
-        await each.live(lambda: self._send is not None)
+        self._watched.append(each)
+        if not self._watching:
+            self._watching = True
+            self._nursery.start_soon(self._watch_execs)
+        await each.live(lambda: self._sender is not None)
         if each.failed:
             self._nursery.start_soon(reap_strays)
         self._leave_if_idle()
 
     async def _run(self, run: Run) -> None:
-        await run.live(lambda: self._send is not None)
+        await run.live(lambda: self._sender is not None)
         if run.exit is None:
             del self._runs[run.id]
             self._nursery.start_soon(reap_strays)
@@ -222,18 +207,15 @@ class Keeper:
                 run = self._runs.get(name)
                 if run is not None:
                     await run.take_pid()
-                elif name in self._execs:
-                    self._begun.append(self._execs[name])
-                    if len(self._begun) == 1:
-                        self._nursery.start_soon(self._tell_of_execs)
 
-    async def _tell_of_execs(self) -> None:
-        """Tell, a moment later, that execs have begun: most are over by then, and that is all there is to tell."""
-        await trio.sleep(_MOMENT)
-        begun, self._begun = self._begun, []
-        for each in begun:
-            if each.exit is None:
-                await each.see_pid()
+    async def _watch_execs(self) -> None:
+        """Tell which execs have begun, now and then: most are over by then, and that is all there is to tell."""
+        while self._watched:
+            await trio.sleep(_MOMENT)
+            for each in list(self._watched):
+                if await each.see_pid():
+                    self._watched.remove(each)
+        self._watching = False
 
 
 def main() -> None:
@@ -250,6 +232,8 @@ def main() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # four descriptors for each container
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(10_000)
 
     def ready() -> None:
         os.write(1, b"+")

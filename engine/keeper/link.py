@@ -20,17 +20,15 @@ import trio
 
 from lading.engine.keeper import wire
 from lading.engine.keeper.execlink import ExecLink
-from lading.engine.keeper.fdpass import Descriptors, close_all, send_with
-from lading.engine.nursery import open_service_nursery
+from lading.engine.keeper.fdpass import Descriptors, Sender, close_all
+from lading.engine.nursery import open_bare_nursery, open_service_nursery
 from lading.events.errors import HostError
 from lading.storage.output import CHUNK
 from lading.storage.store import Paths
 
 __all__ = ["ContainerInput", "KeptRun", "Link", "open_link"]
 
-Posted = tuple[dict[str, Any], Sequence[int]]
-"""A message to the keeper, with descriptors of its own."""
-
+_MOMENT = 0.05
 _PATIENCE = 10.0
 """Seconds that a new keeper has to come up."""
 
@@ -67,13 +65,14 @@ class Link:
         self._on_exit = on_exit
         self._runs: dict[str, KeptRun] = {}
         self._stream: trio.SocketStream | None = None
-        self._outbox: trio.MemorySendChannel[Posted] | None = None
+        self._sender: Sender | None = None
         self._connecting = trio.Lock()
         self._output: dict[str, trio.Event] = {}
         self._watchers: dict[str, int] = {}
         self._asked: set[str] = set()  # those of which the keeper will tell, once
         self.keeper_pid: int = 0
-        self.execs: ExecLink = ExecLink(self._post)
+        self.execs: ExecLink = ExecLink(self._post, self._post_later)
+        self._later: list[dict[str, Any]] = []
 
     async def connect(self, *, start: bool = True) -> dict[str, KeptRun]:
         """Be connected; returns what the keeper had when it was found. Without ``start``, only look for one.
@@ -100,7 +99,7 @@ class Link:
 
     async def run(self, message: dict[str, Any]) -> KeptRun:
         """Have the keeper run this (``wire``, op ``run``)."""
-        if self._outbox is None:
+        if self._sender is None:
             await self.connect()
         kept = KeptRun(message["id"], message["run"])
         self._runs[kept.id] = kept
@@ -112,7 +111,7 @@ class Link:
     @property
     def connected(self) -> bool:
         """Whether there is a keeper to post to."""
-        return self._outbox is not None
+        return self._sender is not None
 
     def resize(self, container: str, rows: int, columns: int) -> None:
         """Give the container's terminal this size; nothing happens if it has none."""
@@ -155,10 +154,25 @@ class Link:
 
     def _post(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Send ``message`` with ``fds``, which are the link's to close from now on."""
-        if self._outbox is not None:
-            self._outbox.send_nowait((message, fds))
+        if self._sender is not None:
+            self._sender.post(wire.encode(message), fds)
         else:
             close_all(fds)
+
+    def _post_later(self, message: dict[str, Any]) -> None:
+        """Send ``message`` a moment later, with others of its kind: nobody waits for what it does."""
+        if not self._later:
+            self._nursery.start_soon(self._send_later)
+        self._later.append(message)
+
+    async def _send_later(self) -> None:
+        await trio.sleep(_MOMENT)
+        self._flush()
+
+    def _flush(self) -> None:
+        later, self._later = self._later, []
+        for message in later:
+            self._post(message)
 
     async def _try_connect(self) -> bool:
         try:
@@ -193,10 +207,8 @@ class Link:
                 kept.ended.set()
         self.execs.found(hello["execs"])
         self._stream = stream
-        outbox, posted = trio.open_memory_channel[Posted](float("inf"))  # bounded by the callers' number
-        self._outbox = outbox
-        self._nursery.start_soon(self._write, stream, posted)
-        self._nursery.start_soon(self._read, stream, decoder, brought)
+        self._sender = sender = Sender(stream)
+        self._nursery.start_soon(self._read, stream, sender, decoder, brought)
         for message in messages:
             self._handle(message, brought)
         return True
@@ -219,42 +231,25 @@ class Link:
                 await ready.receive_some(1)
         process.wait()  # it has forked the keeper, which is no child of ours, and is gone
 
-    async def _write(self, stream: trio.SocketStream, posted: trio.MemoryReceiveChannel[Posted]) -> None:
+    async def _read(
+        self, stream: trio.SocketStream, sender: Sender, decoder: wire.Decoder, brought: Descriptors
+    ) -> None:
         try:
-            async for message, fds in posted:
-                parts = [wire.encode(message)]
-                with suppress(trio.WouldBlock, trio.EndOfChannel):
-                    while not fds:
-                        message, fds = posted.receive_nowait()
-                        parts.append(wire.encode(message))
-                try:
-                    await send_with(stream, b"".join(parts), fds)
-                finally:
-                    close_all(fds)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the reader sees the same and tells
-        finally:
-            with suppress(trio.WouldBlock, trio.EndOfChannel):
-                while True:
-                    close_all(posted.receive_nowait()[1])
-            posted.close()
-
-    async def _read(self, stream: trio.SocketStream, decoder: wire.Decoder, brought: Descriptors) -> None:
-        try:
-            while data := await brought.receive():
-                for message in decoder.feed(data):
-                    self._handle(message, brought)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+            async with open_bare_nursery() as nursery:
+                nursery.start_soon(sender.run)
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    while data := await brought.receive():
+                        for message in decoder.feed(data):
+                            self._handle(message, brought)
+                nursery.cancel_scope.cancel()
         finally:
             brought.close()
+            sender.close()
         await trio.aclose_forcefully(stream)
         self._lost()
 
     def _lost(self) -> None:
-        if self._outbox is not None:
-            self._outbox.close()
-        self._stream = self._outbox = None
+        self._stream = self._sender = None
         self.keeper_pid = 0
         self._asked.clear()
         runs, self._runs = self._runs, {}
@@ -302,6 +297,12 @@ class Link:
         if self._stream is None:
             return
         pid, idle = self.keeper_pid, all(kept.ended.is_set() for kept in self._runs.values())
+        self._flush()
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            with trio.move_on_after(_PATIENCE):
+                await sender.drain()
+            sender.close()
         await self._stream.aclose()
         if idle and pid:
             with trio.move_on_after(_PATIENCE):
