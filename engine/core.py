@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import trio
@@ -158,11 +158,6 @@ class Core:
     def supervision(self, container: str) -> SupervisionState:
         """What supervision remembers of the container."""
         return self.log.get(SUPERVISION, container) or _NOTHING
-
-    def terminal(self, container: str, console: str, runtime: Runtime) -> dict[str, Any]:
-        """``tty`` of message ``run`` (``wire``), with the size that its creator's own terminal had, if any."""
-        rows, columns = self.console_sizes.pop(container, (0, 0))
-        return {"path": console, "rows": rows, "columns": columns, "detaches": runtime.detaches}
 
     def runs(self, container: str) -> bool:
         """Whether ``container`` has a run under way, from the request to start it to the record of its end."""

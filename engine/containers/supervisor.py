@@ -104,16 +104,18 @@ class Supervisor:
             if self.id in core.holds:  # somebody copies into it, or is making a layer of what it wrote
                 await core.holds.free(self.id)
             settings = core.settings(self.id)
+            size = core.console_sizes.pop(self.id, (0, 0))
             if settings.mounts:
-                bundle = await mounted_bundle(core, state, settings, runtime, self._caller)
+                bundle = await mounted_bundle(core, state, settings, runtime, self._caller, size)
             else:
-                bundle = make_bundle(core.paths, state, settings, core.host, runtime)
+                bundle = make_bundle(core.paths, state, settings, core.host, runtime, size=size)
             # A runtime that stays takes the cgroup away, with what it tells of memory, before anybody could look.
             # One in the host's pid namespace may have to be ended piece by piece; crun, if it stays, reaps them.
             limited, shared = settings.resources.memory > 0, settings.pid_mode == "host"
             leaves = limited or (shared and runtime.name != "crun") or (settings.tty and runtime.detaches)
             own = os.fspath(core.paths.container(self.id))
             console = f"{core.paths.run}/execs/{self.id[:16]}.tty" if settings.tty else ""
+            tty = {"path": console, "rows": size[0], "columns": size[1], "detaches": runtime.detaches}
             pid_file = f"{core.paths.run}/pids/{self.id}"
             kept = await core.link.run(
                 {
@@ -129,7 +131,7 @@ class Supervisor:
                     "stdin": self._spec.open_stdin,
                     "stop_signal": signal_number(self._spec.stop_signal),
                     "stop_timeout": self._spec.stop_timeout,
-                    "tty": core.terminal(self.id, console, runtime) if console else None,
+                    "tty": tty if console else None,
                     "cgroup": f"{cgroup_of(core.paths)}/{self.id}" if limited or shared else "",
                     "leaves": leaves,
                 }

@@ -69,10 +69,12 @@ def make_bundle(
     host: Host,
     runtime: Runtime,
     mounts: Callable[[str], tuple[MountEntry, ...]] | None = None,
+    size: tuple[int, int] = (0, 0),
 ) -> str:
     """Mount the root and write everything the runtime reads; the bundle's directory.
 
     ``mounts`` gets the root's path, once it is mounted, and says what the runtime mounts in it.
+    ``size``: rows and columns that its terminal has from the beginning.
     Raises ``HostError``, ``Invalid`` (a user or a group that the image doesn't have) or ``ImageInvalid``; then,
     and after a crash, ``clear_bundle`` undoes whatever was done.
     """
@@ -104,6 +106,7 @@ def make_bundle(
         additional_gids=identity.additional_gids,
         hostname=spec.hostname,
         terminal=settings.tty,
+        console_size=size,
         readonly_rootfs=spec.read_only,
         files=tuple((f"{bundle}/{name}", f"/etc/{name}") for name in PRIVATE_FILES),
         mounts=entries,

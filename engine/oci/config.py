@@ -50,6 +50,7 @@ class BundleSpec:
     (``CAP_CHOWN``); they are the bounding set, and also effective and permitted for uid 0. The UTS namespace is
     the container's own unless ``linux`` shares it; ``hostname`` None leaves in it the name that it is made with,
     which is the host's. With ``network`` "none" there is a new network namespace, with "host" the engine's.
+    ``console_size``: rows and columns of the terminal, (0, 0) for whatever the runtime gives it.
     ``files`` are (host path, path in the container) of private files such as /etc/hosts, mounted over the image's
     own. ``mounts`` come with the files, the less deep first; one at the place of a usual mount or of a file is
     there instead of it. ``propagation`` is the root's, ``rprivate`` if empty: a mount that wants to give to the
@@ -71,6 +72,7 @@ class BundleSpec:
     additional_gids: tuple[int, ...] = ()
     hostname: str | None = None
     terminal: bool = False
+    console_size: tuple[int, int] = (0, 0)
     readonly_rootfs: bool = False
     capabilities: frozenset[str] = DEFAULT_CAPABILITIES
     no_new_privileges: bool = False
@@ -136,6 +138,8 @@ def render(spec: BundleSpec, host: Host, compiled: str = "") -> bytes:
         "noNewPrivileges": spec.no_new_privileges,
         "rlimits": ({"type": "RLIMIT_NOFILE", "soft": spec.nofile[0], "hard": spec.nofile[1]},),
     }
+    if spec.terminal and spec.console_size != (0, 0):
+        process["consoleSize"] = {"height": spec.console_size[0], "width": spec.console_size[1]}
     if spec.rlimits:
         process["rlimits"] = [_rlimit("nofile", *spec.nofile), *(_rlimit(*limit) for limit in spec.rlimits)]
     if spec.oom_score:

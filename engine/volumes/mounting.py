@@ -45,7 +45,12 @@ _RUNTIMES = ("/dev", "/proc", "/sys")
 
 
 async def mounted_bundle(
-    core: Core, state: ContainerState, settings: ContainerSettings, runtime: Runtime, caller: Caller
+    core: Core,
+    state: ContainerState,
+    settings: ContainerSettings,
+    runtime: Runtime,
+    caller: Caller,
+    size: tuple[int, int] = (0, 0),
 ) -> str:
     """``make_bundle`` in a thread, for a container that mounts something; its new volumes are filled first.
 
@@ -66,7 +71,7 @@ async def mounted_bundle(
         entries = partial(mounts_of, core.paths, state, settings, volumes=volumes, filled=filled)
         async with core.volume_lock if any(v.options for v in volumes.values()) else _Free():
             bundle = await trio.to_thread.run_sync(
-                make_bundle, core.paths, state, settings, core.host, runtime, entries
+                make_bundle, core.paths, state, settings, core.host, runtime, entries, size
             )
         if filled:
             events = [Proposed(volume_stream(name), VolumeFilled(state.id)) for name in filled]

@@ -17,6 +17,7 @@ from stage import IMAGE, Stage
 
 import lading
 from lading.events.errors import CannotStart, Invalid
+from lading.events.settings import ContainerSettings
 from lading.storage import overlay
 from lading.storage.cgroups import cgroup_mounts
 from lading.storage.overlay import mount_overlay, mounts_below, unmount
@@ -81,6 +82,27 @@ async def test_a_user_has_docker_s_ids_groups_and_home(stage: Stage, user: str, 
         uid, gid, *groups = line.split()
         expected = ids.split()
         assert ([uid, gid], sorted(groups), where) == (expected[:2], sorted(expected[2:]), home)
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+async def test_a_terminal_has_its_size_from_the_beginning(stage: Stage, runtime: str) -> None:
+    """However quick the command is, and however busy whoever could give it a size later."""
+    said = []
+    async with stage.engine(runtime=runtime) as engine:
+
+        async def life() -> None:
+            settings = ContainerSettings(tty=True)
+            made = await engine.containers.create(IMAGE, ["stty", "size"], settings=settings)
+            engine.core.console_sizes[made.id] = (33, 44)
+            await made.start()
+            await made.wait()
+            said.append(b"".join([line.data async for line in made.logs()]))
+            await made.remove()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(24):
+                nursery.start_soon(life)
+    assert said == [b"33 44\r\n"] * 24
 
 
 async def test_a_missing_working_directory_is_made(stage: Stage) -> None:
