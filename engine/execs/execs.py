@@ -353,7 +353,8 @@ class Execs:
 
     def _recorded(self, live: LiveExec, code: int | None, why: str, answer: Answer) -> None:
         if isinstance(answer, LadingError):  # no append of ours is refused: the store is broken
-            self._core.nursery.start_soon(_fail, answer)
+            if not self._core.closing:
+                self._core.nursery.start_soon(_fail, answer)
             return
         live.exit_code, live.why = code, why
         self._ended(live)

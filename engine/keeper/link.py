@@ -161,6 +161,8 @@ class Link:
 
     def _post_later(self, message: dict[str, Any]) -> None:
         """Send ``message`` a moment later, with others of its kind: nobody waits for what it does."""
+        if self._sender is None:  # hung up, or the keeper is gone: there is nobody to tell, and no task to begin
+            return
         if not self._later:
             self._nursery.start_soon(self._send_later)
         self._later.append(message)
