@@ -8,7 +8,7 @@ Engine to keeper::
     {op: "watch", id, on, after}  tell once, as soon as there is more output than so many bytes; or don't
     {op: "policy", on_exit}       "leave" or "stop" the containers when the engine goes
     {op: "resize", id, rows, columns}                     the terminal of a run or an exec
-    {op: "exec", id, argv, process, log, note, streams, fds, tty, detaches}    see ``keeper.exec``
+    {op: "exec", id, argv, process, log, pid, note, streams, fds, tty, detaches}    see ``keeper.exec``
     {op: "exec-drop", id, streams}          nobody reads these of its output (letters of "oe") any more
     {op: "exec-done", id}         its exit is in the log, and nobody reads any more: drop it
 
